@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fanin.signal.spec import spec as spec
     from fanin.theory.gain import gain as gain
 
 __version__ = "0.1.0"
@@ -15,6 +16,7 @@ _HOMES = {
     "Activation": "fanin.theory.activation",
     "activation": "fanin.theory.activation",
     "gain": "fanin.theory.gain",
+    "spec": "fanin.signal.spec",
 }
 
 __all__ = ["__version__", *sorted(_HOMES)]
