@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 
 from fanin.errors import ArgumentError
 
-Index = tuple[slice, ...]
+Index = tuple[slice | int, ...]
 
 AXES = ("in", "out", "tap", "expert")
 
 
 @dataclass(frozen=True)
 class Part:
-    """One matrix among those that a fused weight holds side by side: where, and its own fans."""
+    """One matrix among those that a weight holds side by side: where, and its own fans."""
 
     index: Index
     fan_in: float
@@ -35,8 +35,12 @@ class Fans:
         fan_in: terms summed by one output; positive, not always an integer.
         fan_out: outputs fed by one input.
         counted: how, in words.
-        parts: the matrices side by side in a fused weight; one part where there is one matrix.
+        parts: the matrices side by side in a fused or grouped weight; one part where there is
+            one matrix.
             Where their fans differ, `fan_in` and `fan_out` are means weighted by elements.
+        axes: the meaning of each axis, a word of `in`, `out`, `tap`, `expert`.
+        groups: independent groups of channels, on the first axis.
+        shared_by: neighbouring positions that share the taps of a transposed convolution.
         name: the weight's name in its layer.
 
     Example:
@@ -48,6 +52,9 @@ class Fans:
     fan_out: float
     counted: str
     parts: tuple[Part, ...]
+    axes: str
+    groups: int = 1
+    shared_by: int = 1
     name: str = "weight"
 
     def __repr__(self) -> str:
@@ -58,9 +65,9 @@ class Fans:
         return replace(self, name=name, counted=counted or self.counted)
 
 
-def one_part(fan_in: float, fan_out: float, counted: str, rank: int) -> Fans:
+def one_part(fan_in: float, fan_out: float, counted: str, axes: str) -> Fans:
     """Fans of a weight that is a single matrix."""
-    return Fans(fan_in, fan_out, counted, (Part((slice(None),) * rank, fan_in, fan_out),))
+    return Fans(fan_in, fan_out, counted, (Part((), fan_in, fan_out),), axes)
 
 
 def matrix_fans(shape: Sequence[int], axes: str, splits: int | Sequence[int] = 1) -> Fans:
@@ -99,7 +106,7 @@ def matrix_fans(shape: Sequence[int], axes: str, splits: int | Sequence[int] = 1
         for expert in experts
         for piece in _pieces(splits, shape[along])
     )
-    return _fused(parts, _in_words(sizes, len(_pieces(splits, shape[along]))))
+    return _fused(parts, _in_words(sizes, len(_pieces(splits, shape[along]))), axes)
 
 
 def convolution_fans(
@@ -156,7 +163,17 @@ def convolution_fans(
     words += ["transposed"] if transposed else []
     if size is not None:
         words.append(f"mean over {'x'.join(map(str, size))} positions")
-    return one_part(ins * reads, outs * feeds, ", ".join(words), 2 + len(kernel))
+    rows = (in_channels if transposed else out_channels) // groups  # of one group's matrix
+    fans = (ins * reads, outs * feeds)
+    parts = tuple(Part((slice(g * rows, (g + 1) * rows),), *fans) for g in range(groups))
+    return Fans(
+        *fans,
+        ", ".join(words),
+        parts if groups > 1 else (Part((), *fans),),
+        " ".join([*(("in", "out") if transposed else ("out", "in")), *["tap"] * len(kernel)]),
+        groups,
+        math.prod(stride) if transposed else 1,
+    )
 
 
 def _axis(
@@ -219,20 +236,20 @@ def _part(
     rank: int, sizes: dict[str, int], outs: int, expert: dict[int, int], along: int, piece: slice
 ) -> Part:
     """The part of one expert and one split."""
-    whole = [slice(None)] * rank
+    whole: list[slice | int] = [slice(None)] * rank
     for axis, i in expert.items():
-        whole[axis] = slice(i, i + 1)
+        whole[axis] = i
     if piece != slice(0, outs):
         whole[along] = piece
     fan_out = sizes["out"] // outs * (piece.stop - piece.start) * sizes["tap"]
     return Part(tuple(whole), sizes["in"] * sizes["tap"], fan_out)
 
 
-def _fused(parts: tuple[Part, ...], counted: str) -> Fans:
+def _fused(parts: tuple[Part, ...], counted: str, axes: str) -> Fans:
     """The parts together; fan_out is their mean by elements where they differ."""
     outs = [p.fan_out for p in parts]
     mean = outs[0] if len(set(outs)) == 1 else sum(n * n for n in outs) / sum(outs)
-    return Fans(parts[0].fan_in, mean, counted, parts)
+    return Fans(parts[0].fan_in, mean, counted, parts, axes)
 
 
 def _in_words(sizes: dict[str, int], splits: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import TypedDict
 
 import torch
 from torch import nn
@@ -11,6 +12,16 @@ from fanin.errors import ArgumentError, ArgumentTypeError, UninitializedError
 from fanin.plan.fans import Fans, convolution_fans, matrix_fans, one_part
 
 Splits = int | Sequence[int]
+
+
+class Layout(TypedDict, total=False):
+    """What a tensor does not say of itself: see `fan`."""
+
+    axes: str | None
+    splits: Splits
+    size: int | Sequence[int] | None
+
+
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _GATES = {"LSTM": 4, "LSTMCell": 4, "GRU": 3, "GRUCell": 3, "RNN": 1, "RNNCell": 1}
@@ -58,6 +69,13 @@ def fan(
     Reference: the definition follows He et al. 2015 (arXiv:1502.01852), equations 10 and 14.
     """
     if isinstance(layer, torch.Tensor):
+        if size is not None:
+            raise ArgumentError(
+                "fan(tensor, size=...)",
+                expected="a layer, which knows its padding",
+                got="a tensor",
+                fix="pass the layer",
+            )
         return _declared(layer.shape, axes, splits)
     known = fans(layer, size=size)
     chosen = name or next(iter(known))
@@ -106,6 +124,16 @@ def fans(layer: nn.Module, *, size: int | Sequence[int] | None = None) -> dict[s
         got=type(layer).__name__,
         fix="pass its weight tensor, with axes= where it is not laid out (out, in, taps...)",
     )
+
+
+def row_sums(weight: torch.Tensor, counted: Fans) -> torch.Tensor:
+    """For each output unit the float64 sum of the weights that reach it at one position."""
+    words = counted.axes.split()
+    if counted.groups > 1 and words[0] == "in":  # a transposed convolution keeps groups apart
+        weight = weight.unflatten(0, (counted.groups, -1))
+        words = ["expert", *words]
+    summed = [i for i, word in enumerate(words) if word in ("in", "tap")]
+    return weight.sum(summed, dtype=torch.float64) / counted.shared_by
 
 
 def _declared(shape: Sequence[int], axes: str | None, splits: Splits) -> Fans:
@@ -174,13 +202,13 @@ def _sizes(size: int | Sequence[int] | None, axes: int) -> tuple[int, ...] | Non
 def _embedding(layer: nn.Module, size: object) -> dict[str, Fans]:
     rows, width = _weight(layer, "weight").shape
     words = f"one of {rows} rows, {width} out"
-    return {"weight": one_part(1, width, words, 2)}
+    return {"weight": one_part(1, width, words, "expert out")}
 
 
 def _bilinear(layer: nn.Module, size: object) -> dict[str, Fans]:
     outs, first, second = _weight(layer, "weight").shape
     words = f"{first} x {second} products, {outs} out; outwards from the first input"
-    return {"weight": one_part(first * second, outs * second, words, 3)}
+    return {"weight": one_part(first * second, outs * second, words, "out in in")}
 
 
 def _recurrent(layer: nn.Module, size: object) -> dict[str, Fans]:
