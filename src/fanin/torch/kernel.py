@@ -1,0 +1,105 @@
+"""A recorded operation made callable on NumPy arrays in float64, forward and backward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[Any]
+
+_SEED = 0  # random operations (dropout) repeat the same draw in each call
+
+
+class Slot:
+    """The place of the next array in a template of arguments."""
+
+    def __repr__(self) -> str:
+        return "_"
+
+
+class Replay:
+    """An operation with its constants; call it with one array for each tensor that it read.
+
+    Args:
+        function: the operation as it ran, in place or not.
+        arguments: its arguments by name, with a `Slot` for each tensor.
+        written: positions, among the tensors, of those that the operation writes; then these
+            are the results.
+    """
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        arguments: dict[str, Any],
+        written: Sequence[int] = (),
+    ) -> None:
+        self.function, self.written = function, tuple(written)
+        self.arguments = {k: v for k, v in arguments.items() if k not in ("device", "pin_memory")}
+
+    def __call__(self, *arrays: Array) -> tuple[Array, ...]:
+        """The operation's results on these arrays, in float64 where they are real."""
+        with torch.no_grad():
+            results = self._run([_tensor(a) for a in arrays])
+        return tuple(r.resolve_conj().resolve_neg().numpy() for r in results)
+
+    def vjp(
+        self, arrays: Sequence[Array], cotangents: Sequence[Array | None]
+    ) -> tuple[Array | None, ...]:
+        """The gradient of sum_i <cotangent_i, result_i> in each array; None where there is none."""
+        tensors = [_tensor(a) for a in arrays]
+        leaves = [t.requires_grad_(t.is_floating_point() or t.is_complex()) for t in tensors]
+        with torch.enable_grad():
+            results = self._run([t.clone() for t in leaves] if self.written else leaves)
+        pairs = [
+            (r, _tensor(c))
+            for r, c in zip(results, cotangents, strict=True)
+            if c is not None and r.requires_grad
+        ]
+        wanted = [t for t in leaves if t.requires_grad]
+        if not pairs or not wanted:
+            return (None,) * len(tensors)
+        found = iter(
+            torch.autograd.grad(
+                [r for r, _ in pairs], wanted, [c for _, c in pairs], allow_unused=True
+            )
+        )
+        grads = [next(found) if t.requires_grad else None for t in leaves]
+        return tuple(None if g is None else g.numpy() for g in grads)
+
+    def _run(self, tensors: list[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        """Run the operation with the tensors in their slots, global randomness untouched."""
+        waiting = iter(tensors)
+        arguments = {k: _fill(a, waiting) for k, a in self.arguments.items()}
+        with torch.random.fork_rng(devices=()):
+            torch.random.default_generator.manual_seed(_SEED)
+            result = self.function(**arguments)
+        if self.written:
+            return tuple(tensors[i] for i in self.written)
+        return tuple(result) if isinstance(result, (tuple, list)) else (result,)
+
+
+def _tensor(array: Array) -> torch.Tensor:
+    """A fresh CPU tensor of the array, float64 (or complex128) if it is real (or complex)."""
+    array = np.asarray(array)
+    if array.dtype.kind in "fc":
+        array = array.astype(np.complex128 if array.dtype.kind == "c" else np.float64)
+    return torch.from_numpy(np.array(array, copy=True, order="C"))
+
+
+def _fill(template: Any, tensors: Iterator[torch.Tensor]) -> Any:
+    """The template with tensors in its slots and every real dtype widened to float64."""
+    if isinstance(template, Slot):
+        return next(tensors)
+    if isinstance(template, (tuple, list)):
+        return [_fill(item, tensors) for item in template]
+    if isinstance(template, torch.dtype) and template.is_floating_point:
+        return torch.float64
+    if isinstance(template, torch.dtype) and template.is_complex:
+        return torch.complex128
+    return template

@@ -1,0 +1,128 @@
+"""What an ATen operation says of itself: argument names, what it writes, what it draws."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+
+aten = torch.ops.aten
+
+# Composite operations that say more whole than in parts; all others are taken apart.
+_WHOLE = frozenset(
+    [
+        *("linear", "matmul", "scaled_dot_product_attention", "bilinear", "prelu"),
+        *("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"),
+        *("layer_norm", "group_norm", "batch_norm", "instance_norm", "rms_norm"),
+        *("lstm", "gru", "rnn_tanh", "rnn_relu"),
+        *("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"),
+        *("max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d"),
+        *("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d"),
+        *("softmax", "log_softmax", "embedding_bag", "pixel_shuffle", "channel_shuffle"),
+    ]
+)
+# Pointwise, though torch does not tag them so.
+_POINTWISE = frozenset({"prelu", "_prelu_kernel", "_to_copy", "copy", "fill", "where"})
+# The elements of the operand in a new tensor.
+_COPIES = frozenset({"clone", "_to_copy", "_unsafe_view", "pixel_shuffle", "channel_shuffle"})
+# Said to draw random numbers, but only if this argument says so.
+_DRAWS_IF = {
+    "scaled_dot_product_attention": "dropout_p",
+    "rrelu": "training",
+    **dict.fromkeys(["lstm", "gru", "rnn_tanh", "rnn_relu"], "dropout"),
+    **dict.fromkeys(
+        ["dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"], "train"
+    ),
+}
+# They say where a tensor lies, which is no part of the network.
+_PLACEMENT = frozenset({"device", "layout", "pin_memory", "non_blocking", "generator"})
+
+
+def bind(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments as given, by the names of the schema, in its order."""
+    given = dict(zip((a.name for a in func._schema.arguments), args, strict=False)) | kwargs
+    return {a.name: given[a.name] for a in func._schema.arguments if a.name in given}
+
+
+def complete(func: Any, bound: dict[str, Any]) -> dict[str, Any]:
+    """All arguments that concern the network, with the schema's defaults for those not given."""
+    wanted = [a for a in func._schema.arguments if a.name not in _PLACEMENT and not a.is_out]
+    return {a.name: bound.get(a.name, a.default_value) for a in wanted}
+
+
+@cache
+def short_name(func: Any) -> str:
+    """The operation's name alone: "add_" of aten::add_.Tensor."""
+    return str(func._schema.name).split("::")[1]
+
+
+@cache
+def composite(func: Any) -> bool:
+    """Whether the operation is to be taken apart into those it is composed of."""
+    key = "CompositeImplicitAutograd"
+    made_of_others = torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), key)
+    return bool(made_of_others) and short_name(func) not in _WHOLE
+
+
+@cache
+def written(func: Any) -> tuple[str, ...]:
+    """Names of the arguments that the operation writes."""
+    return tuple(a.name for a in func._schema.arguments if a.alias_info and a.alias_info.is_write)
+
+
+@cache
+def device_arguments(func: Any) -> tuple[str, ...]:
+    """Names of the arguments that are devices."""
+    return tuple(a.name for a in func._schema.arguments if "Device" in str(a.type))
+
+
+@cache
+def recorded_name(func: Any) -> str:
+    """The name in the graph; what writes in place stands under the name of what does not."""
+    name, overload = short_name(func), func._overloadname
+    if written(func):
+        same = [a.name for a in func._schema.arguments if not a.is_out]
+        packet = getattr(aten, name.removesuffix("_"), None)
+        for other in packet.overloads() if packet is not None else ():
+            twin = getattr(packet, other)
+            if not written(twin) and [a.name for a in twin._schema.arguments] == same:
+                name, overload = name.removesuffix("_"), other
+                break
+    return f"{func.namespace}.{name}.{overload}"
+
+
+@cache
+def pointwise(func: Any) -> bool:
+    """Whether each element of the result depends on that element of the operands alone."""
+    return torch.Tag.pointwise in func.tags or short_name(func).removesuffix("_") in _POINTWISE
+
+
+def copies(func: Any, bound: dict[str, Any]) -> bool:
+    """Whether the result is a new tensor with the elements of the first operand."""
+    dtype = bound.get("dtype")
+    return short_name(func) in _COPIES and (dtype is None or dtype.is_floating_point)
+
+
+def random(func: Any, bound: dict[str, Any]) -> bool:
+    """Whether this call draws random numbers."""
+    name = short_name(func)
+    if torch.Tag.nondeterministic_seeded not in func.tags and name not in _DRAWS_IF:
+        return False
+    return bool(bound.get(_DRAWS_IF[name], False)) if name in _DRAWS_IF else True
+
+
+@cache
+def by_content(func: Any) -> bool:
+    """Whether the shape of the result, or a number it returns, follows from content."""
+    tags = (torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output)
+    return any(tag in func.tags for tag in tags)
+
+
+def constant(item: Any) -> Any:
+    """An argument that is no tensor, as a plain value that JSON can hold."""
+    if item is None or isinstance(item, (bool, int, float, complex, str)):
+        return item
+    if isinstance(item, (torch.SymInt, torch.SymFloat, torch.SymBool)):
+        return item.node.maybe_as_int() if isinstance(item, torch.SymInt) else float(item)
+    return str(item).removeprefix("torch.")
