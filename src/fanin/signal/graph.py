@@ -251,17 +251,17 @@ class Graph:
 
     def producer(self, value: Value | Ref | int) -> Node | None:
         """The node that made a value; None for an input, parameter, buffer or constant."""
-        index = self._index(value)
+        index = self.index(value)
         made_by = self.values[index].producer
         return None if made_by is None else self.nodes[made_by]
 
     def consumers(self, value: Value | Ref | int) -> tuple[Node, ...]:
         """The nodes that read a value, in execution order, each once."""
-        return tuple(self.nodes[i] for i in self._readers.get(self._index(value), ()))
+        return tuple(self.nodes[i] for i in self._readers.get(self.index(value), ()))
 
     def origin(self, value: Value | Ref | int) -> Value:
         """The value at the start of a chain of views, copies and casts; itself if there is none."""
-        index = self._index(value)
+        index = self.index(value)
         while (node := self.producer(index)) is not None and node.view:
             index = node.inputs[0]
         return self.values[index]
@@ -270,12 +270,12 @@ class Graph:
         """The parameter or buffer with one of its names, or of a value that is one."""
         if isinstance(key, str):
             return self._by_name.get(key)
-        value = self.values[self._index(key)]
+        value = self.values[self.index(key)]
         return self._by_name.get(value.name) if value.kind in ("parameter", "buffer") else None
 
     def parametrization(self, value: Value | Ref | int) -> Parametrization | None:
         """The parametrization that computed this value, or None."""
-        return self._computed.get(self._index(value))
+        return self._computed.get(self.index(value))
 
     def module(self, path: str) -> Module | None:
         """The module at this path, or None."""
@@ -292,7 +292,7 @@ class Graph:
         lines = [*leaves, *map(str, self.nodes), f"return {outputs}"]
         return "\n".join(lines + [f"# note: {note}" for note in self.notes])
 
-    def _index(self, value: Value | Ref | int) -> int:
+    def index(self, value: Value | Ref | int) -> int:
         """The index of a value, however it is named."""
         if isinstance(value, Value):
             return value.index
