@@ -98,13 +98,14 @@ def writable(module: nn.Module, name: str, *, scale_fixed: bool = False) -> Iter
             fix="initialise before parametrizing",
         ) from error
     found = getattr(owner, leaf)
-    if not scale_fixed and (found - asked).norm() > 0.01 * asked.norm():
+    gap, size, wanted = (t.norm().item() for t in (found - asked, found, asked))
+    if not scale_fixed and not gap <= 0.01 * wanted:
         owner.load_state_dict(before)
         _refresh(owner, leaf)
         raise NotCoveredError(
             where,
             expected="a parametrization that can take any value",
-            got=f"one that made the norm {found.norm():.3g} of {asked.norm():.3g}",
+            got=f"one that made the norm {size:.3g} of {wanted:.3g}",
             fix="let fanin.init_ plan it, or initialise before parametrizing",
         )
 
