@@ -2,32 +2,40 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+# What the demo needs, and what the tests need on top, in one environment.
+BASE := $(VENV)/.installed
+FULL := $(VENV)/.installed-all
 
 .PHONY: demo test lint slow docs clean
 .DEFAULT_GOAL := demo
 
 # torch goes first: with the pinned build in place nothing else pulls in a larger one.
-$(STAMP): pyproject.toml constraints.txt
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+$(BASE): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "fanin needs Python 3.11 or newer; try make PYTHON=python3.11")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,lint,docs]'
-	touch $(STAMP)
+	$(PIP) torch
+	$(PIP) -e '.[experiments]'
+	touch $@
 
-demo: $(STAMP)
+$(FULL): $(BASE)
+	$(PIP) -e '.[test,lint,docs]'
+	touch $@
+
+demo: $(BASE)
 	$(BIN)/fanin reproduce --quick
 
-test: $(STAMP)
+test: $(FULL)
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-lint: $(STAMP)
+lint: $(FULL)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-slow: $(STAMP)
+slow: $(FULL)
 	$(BIN)/python -m pytest -m slow
 
 clean:
