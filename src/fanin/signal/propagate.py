@@ -1,0 +1,310 @@
+"""The two sweeps: states forward through a graph, gradient second moments back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fanin.errors import ArgumentError, UnknownNameError
+from fanin.signal.graph import Graph, Node, Parameter, Value
+from fanin.signal.spec import Spec
+from fanin.signal.state import ASSUMED, CLOSED, Given, State, Statement
+from fanin.signal.table import Table, add
+from fanin.signal.transfer import BACKWARD, FORWARD, Call
+from fanin.signal.transfer.call import Backward, Forward
+from fanin.signal.transfer.pointwise import pointwise, pointwise_back
+from fanin.signal.transfer.sampled import sampled, sampled_back
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[Any]
+
+# Known content (positions, masks, given inputs) is computed on, up to this many elements.
+_KNOWN = 1 << 22
+
+
+@dataclass(frozen=True)
+class Signal:
+    """What was predicted for every value of a graph.
+
+    Args:
+        graph: the network.
+        states: the state of each value, by its index.
+        gradients: the table of the loss's gradient in each value that has one, by its index;
+            empty before `backward`.
+    """
+
+    graph: Graph
+    states: Mapping[int, State] = field(repr=False)
+    gradients: Mapping[int, Table] = field(default_factory=dict, repr=False)
+
+    def __getitem__(self, name: str | Value | int) -> State:
+        """The state of a value, by its index or by a parameter's name."""
+        return self.states[self._index(name)]
+
+    def gradient(self, name: str | Value | int) -> float:
+        """E[g^2] of a value, by its index or by a parameter's name; 0 if none arrives."""
+        found = self.gradients.get(self._index(name))
+        return found.second_moment if found is not None else 0.0
+
+    def weight_gradients(self) -> dict[str, float]:
+        """E[g^2] of every parameter that an operation reads, by its first name."""
+        read = [p for p in self.graph.parameters if p.kind == "parameter" and p.value is not None]
+        return {p.name: self.gradient(p.name) for p in read}
+
+    def doubts(self) -> list[tuple[Node, str]]:
+        """The operations whose numbers are sampled or assumed, and how."""
+        found = []
+        for node in self.graph.nodes:
+            for index in node.outputs:
+                how = self.states[index].how
+                if how.startswith(("sampled", ASSUMED)):
+                    found.append((node, how))
+                    break
+        return found
+
+    def _index(self, name: str | Value | int) -> int:
+        """The index of a value."""
+        if isinstance(name, Value):
+            return name.index
+        if isinstance(name, int):
+            return name
+        parameter = self.graph.parameter(name)
+        if parameter is None or parameter.value is None:
+            raise UnknownNameError(
+                "Signal[name]", expected="a parameter that an operation reads", got=repr(name)
+            )
+        return parameter.value
+
+
+def propagate(
+    graph: Graph,
+    parameters: Mapping[str, Statement],
+    inputs: Mapping[str, Array | Spec] | None = None,
+) -> Signal:
+    """Predict the state of every value of a graph from the distributions of its parameters.
+
+    *Definition*: for each value the second moments E[x_i x_j] by the axes in which i and j differ,
+    over the data and over the draw of the weights; the gradient is that of one draw of width to
+    infinity, corrected for what shapes, padding and masks make exact.
+
+    Args:
+        graph: the network, as a tracer recorded it.
+        parameters: for every parameter and buffer that is read, by any of its names, a `Given` or
+            an array of actual values. Buffers whose content the graph holds may be left out.
+        inputs: arrays (measured) or specs by input name; those left out are what the graph holds,
+            else N(0, 1), or integers uniform over the rows that they pick.
+
+    Returns:
+        The prediction, without gradients; `backward` adds them.
+
+    Raises:
+        ArgumentError: a parameter without a statement, or an array of another shape.
+        NotCoveredError: an operation without a rule that cannot be sampled.
+
+    Example:
+        >>> from fanin.signal.graph import Graph, Node, Parameter, Ref, Value
+        >>> values = (Value(0, (8, 4), "float32", "input", name="x", varying=True),
+        ...           Value(1, (2, 4), "float32", "parameter", name="weight"),
+        ...           Value(2, (8, 2), "float32", "produced", producer=0, varying=True))
+        >>> arguments = {"input": Ref(0), "weight": Ref(1), "bias": None}
+        >>> node = Node(0, "aten.linear.default", arguments, (2,))
+        >>> weight = Parameter("weight", ("weight",), (2, 4), "float32", value=1)
+        >>> graph = Graph((node,), values, (weight,), inputs=(0,), outputs=(2,))
+        >>> propagate(graph, {"weight": Given(variance=0.5)})[2].second_moment
+        2.0
+    """
+    given = inputs or {}
+    states: dict[int, State] = {}
+    for value in graph.values:
+        if value.kind != "produced":
+            states[value.index] = _leaf(graph, value, parameters, given)
+    for node in graph.nodes:
+        for index, state in zip(node.outputs, _through(graph, node, states), strict=True):
+            states[index] = state
+    return Signal(graph, states)
+
+
+# --- leaves --------------------------------------------------------------------------------------
+
+
+def _leaf(
+    graph: Graph,
+    value: Value,
+    parameters: Mapping[str, Statement],
+    inputs: Mapping[str, Array | Spec],
+) -> State:
+    """The state of an input, parameter, buffer or constant."""
+    token, roots = value.index, frozenset({value.index})
+    if value.kind in ("parameter", "buffer"):
+        parameter = graph.parameter(value)
+        if parameter is not None:
+            statement = next((parameters[n] for n in parameter.names if n in parameters), None)
+            if statement is not None:
+                return _stated(parameter, value, statement)
+    if value.kind == "input" and isinstance(inputs.get(value.name), np.ndarray):
+        return _known(np.asarray(inputs[value.name]), value)
+    if value.data is not None:
+        return _known(value.data, value)
+    if value.kind in ("parameter", "buffer"):
+        raise ArgumentError(
+            "propagate(parameters)",
+            expected="a statement for every parameter that an operation reads",
+            got=f"none for {value.name!r}",
+            fix=f"add parameters[{value.name!r}] = Given(mean, variance) or its array",
+        )
+    if value.floating:
+        table = Table.iid(value.shape, 0.0, 1.0)
+        return State(table, f"{ASSUMED}: N(0, 1)", token, gaussian=True, roots=roots)
+    spec = inputs.get(value.name)
+    high = spec.high if isinstance(spec, Spec) else 2
+    mean, second = (high - 1) / 2, (high - 1) * (2 * high - 1) / 6
+    table = Table.iid(value.shape, mean, second)
+    return State(table, f"{ASSUMED}: uniform", token, nonnegative=True, roots=roots)
+
+
+def _known(data: Array, value: Value, how: str = CLOSED) -> State:
+    """The state of known content: measured, and kept for operations that need it."""
+    real = np.asarray(data)
+    finite = np.where(np.abs(real) < 1e30, real, 0.0) if real.dtype.kind == "f" else real
+    table = Table.measured(np.abs(finite) if finite.dtype.kind == "c" else finite)
+    low = bool(real.size) and real.dtype.kind != "c" and bool(real.min() >= 0)
+    return State(table, how, value.index, nonnegative=low, data=real)
+
+
+def _stated(parameter: Parameter, value: Value, statement: Statement) -> State:
+    """The state of a parameter: its stated distribution, or its actual values measured."""
+    if isinstance(statement, Given):
+        table = statement.table(value.shape)
+        gaussian = statement.structure != "constant"
+        return State(table, CLOSED, value.index, gaussian=gaussian, roots=frozenset({value.index}))
+    array = np.asarray(statement, dtype=np.float64)
+    if array.shape != value.shape:
+        raise ArgumentError(
+            f"propagate(parameters[{parameter.name!r}])",
+            expected=f"an array of shape {value.shape}",
+            got=f"shape {array.shape}",
+        )
+    roots = frozenset({value.index})
+    data = array if parameter.kind == "buffer" else None
+    return State(Table.measured(array), CLOSED, value.index, roots=roots, data=data)
+
+
+# --- forward -------------------------------------------------------------------------------------
+
+
+def _through(graph: Graph, node: Node, states: dict[int, State]) -> list[State]:
+    """The states of a node's outputs."""
+    call = Call(node, graph, states)
+    known = _computed(call)
+    if known is not None:
+        return known
+    rule = forward_rule(node)
+    found = rule(call) if rule is not None else sampled(call)
+    made = list(found) if isinstance(found, (list, tuple)) else [found]
+    made += [
+        State(Table.constant(call.output(i).shape, 0.0), CLOSED, call.token(i))
+        for i in range(len(made), len(node.outputs))
+    ]
+    return made
+
+
+def forward_rule(node: Node) -> Forward | None:
+    """The forward rule of an operation; None where it is sampled."""
+    short = node.op.split(".", 1)[1]
+    rule = FORWARD.get(short) or FORWARD.get(node.name)
+    return rule or (pointwise if node.pointwise else None)
+
+
+def backward_rule(node: Node) -> Backward | None:
+    """The backward rule of an operation; None where it is sampled."""
+    short = node.op.split(".", 1)[1]
+    rule = BACKWARD.get(short) or BACKWARD.get(node.name)
+    return rule or (pointwise_back if node.pointwise else None)
+
+
+def _computed(call: Call) -> list[State] | None:
+    """Outputs computed from known content, without rules; None where something is not known."""
+    values = [call.output(i) for i in range(len(call.node.outputs))]
+    if all(v.data is not None for v in values):
+        return [_known(v.data, v) for v in values if v.data is not None]
+    states = call.operands
+    small = all(v.size <= _KNOWN for v in values)
+    if call.node.random or call.node.kernel is None or not states or not small:
+        return None
+    if any(s.data is None for s in states):
+        return None
+    arrays = [np.asarray(s.data) for s in states]
+    with np.errstate(all="ignore"):
+        results = call.node.kernel(*arrays)
+    return [_known(r, v) for r, v in zip(results, values, strict=True)]
+
+
+# --- backward ------------------------------------------------------------------------------------
+
+
+def backward(signal: Signal, cotangents: Mapping[int, Table | float] | None = None) -> Signal:
+    """Add the gradient's second moments, from the outputs back to every value and weight.
+
+    Args:
+        signal: the forward prediction.
+        cotangents: for output values, by index, the gradient that arrives: a table, or the second
+            moment of independent zero-mean entries. Without it each floating output gets N(0, 1)
+            entries; a scalar output gets 1.
+
+    Returns:
+        The prediction with `gradients`; see `Signal.gradient` and `Signal.weight_gradients`.
+
+    Raises:
+        ArgumentError: a cotangent for what is no output.
+        NotCoveredError: an operation without a backward rule that cannot be sampled.
+    """
+    graph = signal.graph
+    gradients = dict(_starts(signal, cotangents))
+    for node in reversed(graph.nodes):
+        grads = [gradients.get(i) for i in node.outputs]
+        if all(g is None for g in grads) or not node.inputs:
+            continue
+        call = Call(node, graph, signal.states)
+        rule = backward_rule(node)
+        found = rule(call, grads) if rule is not None else sampled_back(call, grads)
+        for index, table in found:
+            if not _wanted(graph.values[index]):
+                continue
+            before = gradients.get(index)
+            gradients[index] = table if before is None else add(before, table)
+    return Signal(graph, signal.states, gradients)
+
+
+def _wanted(value: Value) -> bool:
+    """Whether a value has a gradient: it depends on a parameter or input, and is real."""
+    return value.floating and value.kind != "constant"
+
+
+def _starts(
+    signal: Signal, cotangents: Mapping[int, Table | float] | None
+) -> Iterator[tuple[int, Table]]:
+    """The gradients at the outputs."""
+    graph = signal.graph
+    outputs = [i for i in graph.outputs if graph.values[i].floating]
+    for index in cotangents or {}:
+        if index not in graph.outputs:
+            raise ArgumentError(
+                "backward(cotangents)",
+                expected=f"indices of outputs, {sorted(graph.outputs)}",
+                got=str(index),
+            )
+    for index in outputs if cotangents is None else cotangents:
+        shape = graph.values[index].shape
+        start = 1.0 if cotangents is None else cotangents[index]
+        if isinstance(start, Table):
+            yield index, start
+        elif prod(shape) == 1:
+            yield index, Table.constant(shape, float(np.sqrt(start)))
+        else:
+            yield index, Table.iid(shape, 0.0, float(start))

@@ -1,0 +1,640 @@
+"""Second moments of pairs of elements, by the axes in which the two elements differ.
+
+A tensor is modelled as an array that is exchangeable along each of its axes. Then all its second
+moments are in one small table: for a set S of axes,
+
+    T[S] = E[x_i x_j]   for any two elements i, j that differ in exactly the axes of S.
+
+For an activation with axes (sample, position, channel), T[{}] is the second moment, T[{sample}] the
+covariance (about zero) of two samples at one position and channel, T[{position}] that of two
+positions of one sample, and T of all axes the squared mean, if nothing is shared.
+
+Everything linear is exact on tables. The product of two independent tensors multiplies their
+tables; a sum over an axis of n elements takes n T[same] + n (n - 1) T[differ]; so a matrix product
+is a product and a sum, and a weight is a tensor like any other. Along an axis where elements are
+not alike (positions near a zero-padded border, rows of causal attention, parts of a
+concatenation) the table holds a profile: one number for each index of the first element.
+
+An axis is kept as its factors, from outer to inner: splitting a dimension into heads and joining
+it again loses nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[Any]
+
+# Above this many numbers a table forgets its longest profile and keeps the average.
+_LARGEST = 1 << 17
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Mean and second moments of an array, by the axes in which two elements differ.
+
+    Args:
+        dims: for each dimension its factors, outer to inner; a dimension of size 1 has none.
+        mean: E[x_i], with one axis for each factor, of size 1 or (a profile) of the factor's size.
+        pairs: T[S]; first one axis of size 2 for each factor (0: same index, 1: another index),
+            then the axes of the profile of element i, as in `mean`.
+
+    Example:
+        >>> x = Table.iid((8, 100), mean=0.5, second_moment=1.0)
+        >>> average = x.sum((1,), keepdim=False) * (1 / 100)
+        >>> round(average.second_moment, 6)  # 0.25 + 0.75 / 100
+        0.2575
+    """
+
+    dims: tuple[tuple[int, ...], ...]
+    mean: Array
+    pairs: Array
+
+    # --- making ------------------------------------------------------------------------------
+
+    @classmethod
+    def iid(cls, shape: Sequence[int], mean: float = 0.0, second_moment: float = 1.0) -> Table:
+        """The table of independent elements of one distribution."""
+        dims = tuple((n,) if n != 1 else () for n in shape)
+        k = sum(map(len, dims))
+        pairs = np.full((2,) * k + (1,) * k, float(mean) ** 2)
+        pairs[(0,) * k] = second_moment
+        return cls(dims, np.full((1,) * k, float(mean)), pairs)
+
+    @classmethod
+    def constant(cls, shape: Sequence[int], value: float) -> Table:
+        """The table of an array whose elements are all one known number."""
+        return cls.iid(shape, value, value**2)
+
+    @classmethod
+    def measured(cls, array: Array) -> Table:
+        """The table of an actual array: averages over all its pairs of elements.
+
+        *Definition.* With P[U] the mean square of the averages over the axes U, one axis at a time
+        T[differ] = (n P[averaged] - P[kept]) / (n - 1).
+        """
+        x = np.asarray(array, dtype=np.float64)
+        shape = x.shape
+        x = x.reshape([n for n in shape if n != 1])
+        k = x.ndim
+        pairs = np.empty((2,) * k)
+        for mask in np.ndindex(*pairs.shape):
+            axes = tuple(a for a in range(k) if mask[a])
+            pairs[mask] = np.mean(np.mean(x, axis=axes) ** 2)
+        for a, n in enumerate(x.shape):
+            kept, averaged = pairs.take(0, a), pairs.take(1, a)
+            pairs = np.stack([kept, (n * averaged - kept) / (n - 1)], a)
+        dims = tuple((n,) if n != 1 else () for n in shape)
+        mean = np.full((1,) * k, x.mean() if x.size else 0.0)
+        return cls(dims, mean, pairs.reshape((2,) * k + (1,) * k))
+
+    # --- reading -----------------------------------------------------------------------------
+
+    @cached_property
+    def factors(self) -> tuple[int, ...]:
+        """Sizes of all factors, outer to inner."""
+        return tuple(n for dim in self.dims for n in dim)
+
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        """Sizes of the dimensions."""
+        return tuple(prod(dim) for dim in self.dims)
+
+    @cached_property
+    def second_moment(self) -> float:
+        """E[x^2], averaged over the elements."""
+        return float(self.same.mean())
+
+    @cached_property
+    def average(self) -> float:
+        """E[x], averaged over the elements."""
+        return float(self.mean.mean())
+
+    @property
+    def variance(self) -> float:
+        """E[x^2] - E[x]^2, averaged over the elements."""
+        return float(np.mean(self.same - self.mean**2))
+
+    @property
+    def same(self) -> Array:
+        """T[{}] with its profile."""
+        return self.pairs[(0,) * len(self.factors)]
+
+    def covariance(self, *dims: int) -> float:
+        """E[x_i x_j] for two elements that differ in these dimensions and in no other."""
+        whole = self.coarse(tuple(range(len(self.dims))))
+        mask: list[int] = []
+        for d, dim in enumerate(whole.dims):
+            mask += [int(d in dims or d - len(self.dims) in dims)] * len(dim)
+        return float(whole.pairs[tuple(mask)].mean())
+
+    def axes(self, dims: Sequence[int]) -> tuple[int, ...]:
+        """The factors' axes that belong to these dimensions."""
+        n = len(self.dims)
+        wanted = {d % n for d in dims} if n else set()
+        starts = list(accumulate((len(d) for d in self.dims), initial=0))
+        return tuple(a for d in sorted(wanted) for a in range(starts[d], starts[d + 1]))
+
+    # --- the layout of the axes --------------------------------------------------------------
+
+    def _split(self, axis: int, sizes: Sequence[int]) -> tuple[Array, Array]:
+        """Mean and pairs with one factor written as several: two elements differ in any of them."""
+        k, r = len(self.factors), len(sizes)
+        differ, same = self.pairs.take(1, axis), self.pairs.take(0, axis)
+        parts = np.stack([same] + [differ] * (2**r - 1), axis)
+        shape = parts.shape
+        split = sizes if self.mean.shape[axis] > 1 else (1,) * r
+        pairs_split = sizes if shape[k + axis] > 1 else (1,) * r
+        pairs = parts.reshape(
+            *shape[:axis],
+            *(2,) * r,
+            *shape[axis + 1 : k + axis],
+            *pairs_split,
+            *shape[k + axis + 1 :],
+        )
+        mean = self.mean.reshape(*self.mean.shape[:axis], *split, *self.mean.shape[axis + 1 :])
+        return mean, pairs
+
+    def _merge(self, axis: int, count: int) -> tuple[Array, Array]:
+        """Mean and pairs with neighbouring factors as one: unequal pairs are averaged."""
+        k, sizes = len(self.factors), self.factors[axis : axis + count]
+        n = prod(sizes)
+        weights = np.ones(())
+        for size in sizes:
+            weights = np.multiply.outer(weights, np.array([1.0, size - 1.0]))
+        weights = weights.reshape(-1) / (n - 1)
+
+        def joined(x: Array, first: int) -> Array:
+            profile = x.shape[first : first + count]
+            if any(s > 1 for s in profile):
+                x = np.broadcast_to(x, x.shape[:first] + sizes + x.shape[first + count :])
+                profile = (n,)
+            return x.reshape(*x.shape[:first], prod(profile), *x.shape[first + count :])
+
+        pairs = joined(self.pairs, k + axis)
+        pairs = pairs.reshape(*pairs.shape[:axis], 2**count, *pairs.shape[axis + count :])
+        same = pairs.take(0, axis)
+        rest = np.delete(pairs, 0, axis)
+        differ = np.tensordot(weights[1:], np.moveaxis(rest, axis, 0), axes=1)
+        return joined(self.mean, axis), np.stack([same, differ], axis)
+
+    def refactored(self, dims: Sequence[Sequence[int]]) -> Table:
+        """The same array with other factors; a boundary that does not stay is averaged away."""
+        wanted = tuple(tuple(int(n) for n in d) for d in dims)
+        if wanted == self.dims:
+            return self
+        old, new = _bounds(self.factors), _bounds([n for d in wanted for n in d])
+        table = self
+        factors = list(self.factors)
+        for axis in range(len(old) - 1, 0, -1):  # bounds that must go: between axis-1 and axis
+            if old[axis] not in new:
+                mean, pairs = table._merge(axis - 1, 2)
+                factors[axis - 1 : axis + 1] = [factors[axis - 1] * factors[axis]]
+                table = Table((tuple(factors),), mean, pairs)
+        for axis in range(len(factors) - 1, -1, -1):
+            low = _bounds(factors)[axis + 1] if axis + 1 < len(factors) else 1
+            high = low * factors[axis]
+            inside = [b for b in new if low < b < high]
+            if inside:
+                edges = [high, *inside, low]
+                sizes = [a // b for a, b in zip(edges, edges[1:], strict=False)]
+                mean, pairs = table._split(axis, sizes)
+                factors[axis : axis + 1] = sizes
+                table = Table((tuple(factors),), mean, pairs)
+        return Table(wanted, table.mean, table.pairs)
+
+    def coarse(self, dims: Sequence[int]) -> Table:
+        """The same array with these dimensions as one factor each."""
+        n = len(self.dims)
+        wanted = {d % n for d in dims} if n else set()
+        if all(len(self.dims[d]) <= 1 for d in wanted):
+            return self
+        return self.refactored(
+            [(prod(dim),) if d in wanted and dim else dim for d, dim in enumerate(self.dims)]
+        )
+
+    def reshape(self, shape: Sequence[int]) -> Table:
+        """A view with another shape; factors that the shape allows are kept."""
+        bounds = sorted(set(_bounds(shape)), reverse=True)
+        for b in _bounds(self.factors):
+            if all(b % c == 0 or c % b == 0 for c in bounds):
+                bounds.append(b)
+        bounds = sorted({*bounds, 1} - {0}, reverse=True)
+        dims, high = [], prod(shape)
+        for n in shape:
+            low = high // n
+            edges = [b for b in bounds if low <= b <= high]
+            dims.append(
+                tuple(a // b for a, b in zip(edges, edges[1:], strict=False)) if n > 1 else ()
+            )
+            high = low
+        return self.refactored(dims)
+
+    def permute(self, order: Sequence[int]) -> Table:
+        """The dimensions in another order."""
+        k = len(self.factors)
+        axes = [a for d in order for a in self.axes((d,))]
+        pairs = self.pairs.transpose(axes + [k + a for a in axes])
+        n = len(self.dims)
+        return Table(tuple(self.dims[d % n] for d in order), self.mean.transpose(axes), pairs)
+
+    def unsqueeze(self, dim: int) -> Table:
+        """One more dimension of size 1 at this place."""
+        dims = list(self.dims)
+        dims.insert(dim % (len(dims) + 1), ())
+        return Table(tuple(dims), self.mean, self.pairs)
+
+    def squeeze(self, dim: int) -> Table:
+        """A dimension of size 1 left out."""
+        dims = list(self.dims)
+        del dims[dim]
+        return Table(tuple(dims), self.mean, self.pairs)
+
+    def expand(self, shape: Sequence[int]) -> Table:
+        """Dimensions of size 1 (and new ones in front) repeated: the copies are the same number."""
+        missing = len(shape) - len(self.dims)
+        dims: list[Sequence[int]] = [()] * missing + list(self.dims)
+        return self._expanded(
+            [dim or ((n,) if n > 1 else ()) for dim, n in zip(dims, shape, strict=True)]
+        )
+
+    def _expanded(self, dims: Sequence[Sequence[int]]) -> Table:
+        """Repeated along dimensions that have no factors here, up to the factors given."""
+        own: list[tuple[int, ...]] = [()] * (len(dims) - len(self.dims)) + list(self.dims)
+        mean, pairs, axis, k = self.mean, self.pairs, 0, len(self.factors)
+        for mine, wanted in zip(own, dims, strict=True):
+            if not mine:
+                for _ in wanted:
+                    pairs = np.expand_dims(
+                        np.repeat(np.expand_dims(pairs, axis), 2, axis), k + 1 + axis
+                    )
+                    mean = np.expand_dims(mean, axis)
+                    axis, k = axis + 1, k + 1
+            else:
+                axis += len(mine)
+        return Table(tuple(tuple(d) for d in dims), mean, pairs)
+
+    # --- arithmetic --------------------------------------------------------------------------
+
+    def __mul__(self, factor: float) -> Table:
+        """Every element times a number."""
+        return Table(self.dims, self.mean * factor, self.pairs * factor**2)
+
+    def __add__(self, number: float) -> Table:
+        """A number added to every element."""
+        shift = 2 * number * self._paired_mean() + number**2
+        return Table(self.dims, self.mean + number, self.pairs + shift)
+
+    def _paired_mean(self) -> Array:
+        """(E[x_i] + E[x_j]) / 2 for the pairs of each entry."""
+        k = len(self.factors)
+        return (self.mean.reshape((1,) * k + self.mean.shape) + _other(self.mean, k)) / 2
+
+    def sum(self, dims: Sequence[int], keepdim: bool = False) -> Table:
+        """Sums over dimensions.
+
+        *Definition.* n T[same] + n (n - 1) T[differ] for each factor of n elements.
+        """
+        mean, pairs, k = self.mean, self.pairs, len(self.factors)
+        for a in sorted(self.axes(dims), reverse=True):
+            n = self.factors[a]
+            average = pairs.mean(axis=k + a)
+            pairs = n * average.take(0, a) + n * (n - 1) * average.take(1, a)
+            mean = n * mean.mean(axis=a)
+            k -= 1
+        summed = {d % len(self.dims) for d in dims} if self.dims else set()
+        left = [() if d in summed else dim for d, dim in enumerate(self.dims)]
+        if not keepdim:
+            left = [dim for d, dim in enumerate(left) if d not in summed]
+        return Table(tuple(left), mean, pairs)
+
+    def average_over(self, dims: Sequence[int], keepdim: bool = False) -> Table:
+        """Means over dimensions."""
+        return self.sum(dims, keepdim) * (1 / prod(self.factors[a] for a in self.axes(dims)))
+
+    def centred(self, dims: Sequence[int]) -> Table:
+        """x minus its own average over dimensions.
+
+        *Definition.* The average over S' of T[S'], S' any subset of the dimensions' factors, with
+        the weights of the pairs, is what is shared; T[S] - shared is left.
+        """
+        shared = self.average_over(dims, keepdim=True)._expanded(self.dims)
+        pairs = self.pairs - shared.pairs
+        mean = self.mean - shared.mean
+        return Table(self.dims, mean, pairs)._compact()
+
+    def flat(self) -> Table:
+        """The same table without profiles."""
+        k = len(self.factors)
+        axes = tuple(range(k, 2 * k))
+        mean = self.mean.mean(keepdims=True) if k else self.mean
+        return Table(self.dims, mean, self.pairs.mean(axis=axes, keepdims=True))
+
+    def _compact(self) -> Table:
+        """Without profiles that say nothing, and without those that would not fit."""
+        k = len(self.factors)
+        mean, pairs = self.mean, self.pairs
+        for a in range(k):
+            if pairs.shape[k + a] > 1 and _constant(pairs, k + a):
+                pairs = pairs.mean(axis=k + a, keepdims=True)
+            if mean.shape[a] > 1 and _constant(mean, a):
+                mean = mean.mean(axis=a, keepdims=True)
+        while pairs.size > _LARGEST and max(pairs.shape[k:]) > 1:
+            a = int(np.argmax(pairs.shape[k:]))
+            pairs, mean = pairs.mean(axis=k + a, keepdims=True), mean.mean(axis=a, keepdims=True)
+        return Table(self.dims, mean, pairs)
+
+    # --- picking -----------------------------------------------------------------------------
+
+    def gather(self, dim: int, index: Array, fill: float = 0.0) -> Table:
+        """Elements of a dimension by index; -1 stands for the number `fill`.
+
+        Slices, padding of every kind, rolls, repeats, nearest upsampling and tables of rows are
+        all this.
+        """
+        index = np.asarray(index)
+        dim %= len(self.dims)
+        table = self.own(dim)
+        (a,) = table.axes((dim,))
+        k, n, size = len(table.factors), table.factors[a], len(index)
+        inside = index >= 0
+        counts = np.bincount(index[inside], minlength=n)
+        total, kept = size * (size - 1), int(inside.sum())
+        equal = float((counts * (counts - 1.0)).sum())
+        both, one = kept * (kept - 1.0), 2.0 * kept * (size - kept)
+        none = (size - kept) * (size - kept - 1.0)
+        same, differ = table.pairs.take(0, a), table.pairs.take(1, a)
+        mean = table.mean
+        if mean.shape[a] > 1 or kept < size:
+            mean = np.where(
+                _along(inside, a, k),
+                mean.take(index, a, mode="clip") if mean.shape[a] > 1 else mean,
+                fill,
+            )
+        if same.shape[k - 1 + a] > 1:
+            repeated = same.take(np.repeat(np.arange(n), counts), k - 1 + a).mean(
+                k - 1 + a, keepdims=True
+            )
+            same = same.take(np.maximum(index, 0), k - 1 + a)
+            differ = differ.mean(k - 1 + a, keepdims=True)
+        else:
+            repeated = same
+        if kept < size:
+            same = np.where(_along(inside, k - 1 + a, same.ndim), same, fill**2)
+        shift = one * fill * table.average + none * fill**2
+        differ = (equal * repeated + (both - equal) * differ + shift) / max(total, 1)
+        return table._with(dim, size, mean, same, differ)
+
+    def own(self, dim: int) -> Table:
+        """The same array with exactly one factor for this dimension, even if its size is 1."""
+        dim %= len(self.dims)
+        table = self.coarse((dim,))
+        if table.dims[dim]:
+            return table
+        (a,) = Table((*self.dims[:dim], (1,), *self.dims[dim + 1 :]), self.mean, self.pairs).axes(
+            (dim,)
+        )
+        k = len(table.factors)
+        pairs = np.expand_dims(np.repeat(np.expand_dims(table.pairs, a), 2, a), k + 1 + a)
+        dims = (*table.dims[:dim], (1,), *table.dims[dim + 1 :])
+        return Table(dims, np.expand_dims(table.mean, a), pairs)
+
+    def _with(self, dim: int, size: int, mean: Array, same: Array, differ: Array) -> Table:
+        """This array's table with the factor of `dim` replaced: pairs of equal and of other index."""
+        (a,) = self.axes((dim,))
+        k = len(self.factors)
+        if size == 1:
+            dims = (*self.dims[:dim], (), *self.dims[dim + 1 :])
+            return Table(dims, mean.mean(a), same.mean(k - 1 + a))
+        long = np.broadcast_shapes(same.shape, differ.shape)
+        pairs = np.stack([np.broadcast_to(same, long), np.broadcast_to(differ, long)], a)
+        dims = (*self.dims[:dim], (size,), *self.dims[dim + 1 :])
+        return Table(dims, mean, pairs)._compact()
+
+    def mixed(self, dim: int, matrix: Array) -> Table:
+        """A known linear map along a dimension, y_o = sum_i M_oi x_i: pooling, upsampling, padding.
+
+        *Definition.* E[y_o y_p] = (M M')_op T[same] + (r_o r_p - (M M')_op) T[differ] with the row
+        sums r.
+        """
+        dim %= len(self.dims)
+        table = self.own(dim)
+        (a,) = table.axes((dim,))
+        k, size = len(table.factors), matrix.shape[0]
+        same = np.moveaxis(table.pairs.take(0, a), k - 1 + a, -1)
+        differ = np.moveaxis(table.pairs.take(1, a), k - 1 + a, -1).mean(-1, keepdims=True)
+        rows, columns, squares = matrix.sum(1), matrix.sum(0), (matrix**2).sum(1)
+        met = (columns**2).sum() - squares.sum()  # over pairs of other outputs
+        apart = rows.sum() ** 2 - (rows**2).sum() - met
+        if same.shape[-1] > 1:
+            here = same @ (matrix**2).T
+            level = (
+                same @ ((columns**2 - (matrix**2).sum(0)) / met if met else 0 * columns)[:, None]
+            )
+        else:
+            here, level = same * squares, same
+        here = here + differ * (rows**2 - squares)
+        there = (level * met + differ * apart) / max(size * (size - 1), 1)
+        mean = np.moveaxis(table.mean, a, -1)
+        mean = mean @ matrix.T if mean.shape[-1] > 1 else mean * rows
+        here, there = (np.moveaxis(x, -1, k - 1 + a) for x in (here, there))
+        return table._with(dim, size, np.moveaxis(mean, -1, a), here, there)
+
+    def tapped(self, dim: int, taps: Array) -> Table:
+        """The sum over the taps t of a sliding window of x[t] x'[t]: pairs of equal taps alone.
+
+        This is what the variance of independent weights multiplies.
+
+        Args:
+            dim: the dimension that the window slides along.
+            taps: index [output, tap] into the dimension; -1 where the tap falls outside (zero).
+        """
+        dim %= len(self.dims)
+        table = self.own(dim)
+        (a,) = table.axes((dim,))
+        k, outputs = len(table.factors), taps.shape[0]
+        within = taps >= 0
+        count, by_tap = within.sum(1).astype(float), within.sum(0).astype(float)
+        same = np.moveaxis(table.pairs.take(0, a), k - 1 + a, -1)
+        differ = np.moveaxis(table.pairs.take(1, a), k - 1 + a, -1).mean(-1, keepdims=True)
+        if same.shape[-1] > 1:
+            here = (same[..., np.maximum(taps, 0)] * within).sum(-1)
+        else:
+            here = same * count
+        apart = (by_tap * (by_tap - 1)).sum() / max(outputs * (outputs - 1), 1)
+        mean = np.moveaxis(table.mean, a, -1)
+        mean = (
+            (mean[..., np.maximum(taps, 0)] * within).sum(-1)
+            if mean.shape[-1] > 1
+            else mean * count
+        )
+        here, there = (np.moveaxis(x, -1, k - 1 + a) for x in (here, differ * apart))
+        return table._with(dim, outputs, np.moveaxis(mean, -1, a), here, there)
+
+    # --- sampling ----------------------------------------------------------------------------
+
+    def sample(self, generator: np.random.Generator) -> Array:
+        """Draw a jointly Gaussian array with this mean and these second moments.
+
+        *Definition.* A sum of independent arrays, one for each set U of axes, that vary along U
+        and are constant along the others; along each axis the variance that varies is
+        T[same] - T[differ], and T[differ] stays.
+        """
+        k = len(self.factors)
+        flat = self.flat()
+        parts = flat.pairs.reshape((2,) * k)
+        for a in range(k):
+            same, differ = parts.take(0, a), parts.take(1, a)
+            parts = np.stack([differ, same - differ], a)
+        parts = np.maximum(parts, 0.0)
+        parts[(0,) * k] = max(parts[(0,) * k] - flat.average**2, 0.0)
+        x = np.zeros(self.factors)
+        for varies in np.ndindex(*parts.shape):
+            if parts[varies] > 0:
+                shape = [n if v else 1 for n, v in zip(self.factors, varies, strict=True)]
+                x = x + np.sqrt(parts[varies]) * generator.standard_normal(shape)
+        spread = np.maximum(self.same - self.mean**2, 0.0)
+        level = float(parts.sum())
+        scale = np.sqrt(spread / level) if level > 0 else 0.0
+        return (self.mean + scale * x).reshape(self.shape)
+
+
+# --- tables together ---------------------------------------------------------------------------
+
+
+def align(first: Table, second: Table) -> tuple[Table, Table]:
+    """Two tables broadcast to one shape with the same factors."""
+    n = max(len(first.dims), len(second.dims))
+    a = [()] * (n - len(first.dims)) + list(first.dims)
+    b = [()] * (n - len(second.dims)) + list(second.dims)
+    one, two, both = [], [], []
+    for p, q in zip(a, b, strict=True):
+        common = _common(p, q) if p and q else (p or q)
+        one.append(common if p else ())
+        two.append(common if q else ())
+        both.append(common)
+    x = first.refactored(one[n - len(first.dims) :])._expanded(both)
+    y = second.refactored(two[n - len(second.dims) :])._expanded(both)
+    return x, y
+
+
+def product(first: Table, second: Table) -> Table:
+    """The elementwise product of two independent arrays, with broadcasting."""
+    x, y = align(first, second)
+    return Table(x.dims, x.mean * y.mean, x.pairs * y.pairs)._compact()
+
+
+def add(first: Table, second: Table, scale: float = 1.0, cross: Array | None = None) -> Table:
+    """first + scale * second, with broadcasting; `cross` is E[x_i y_j] (independent if None)."""
+    x, y = align(first, second)
+    k = len(x.factors)
+    if cross is None:
+        here = lambda m: m.reshape((1,) * k + m.shape)  # noqa: E731
+        cross = (here(x.mean) * _other(y.mean, k) + _other(x.mean, k) * here(y.mean)) / 2
+    pairs = x.pairs + 2 * scale * cross + scale**2 * y.pairs
+    return Table(x.dims, x.mean + scale * y.mean, pairs)._compact()
+
+
+def concatenate(
+    tables: Sequence[Table], dim: int, cross: Callable[[int, int], Array | None] | None = None
+) -> Table:
+    """Arrays side by side along a dimension: sizes weigh, and the parts stay a profile.
+
+    `cross(i, j)` is E[x y] of parts i and j with the axis of `dim` left out, None if independent.
+    """
+    n = len(tables[0].dims)
+    dim %= n
+    sizes = [t.shape[dim] for t in tables]
+    total = sum(sizes)
+    opened = []
+    for t in tables:
+        t = t.own(dim)
+        opened.append(t)
+    factors = []
+    for d in range(n):
+        common = opened[0].dims[d]
+        for t in opened[1:]:
+            common = _common(common, t.dims[d]) if d != dim else common
+        factors.append(common)
+    laid = [t.refactored([factors[d] if d != dim else t.dims[d] for d in range(n)]) for t in opened]
+    (a,) = laid[0].axes((dim,))
+    k = len(laid[0].factors)
+    profile = np.broadcast_shapes(*[np.delete(t.pairs.shape[k:], a) for t in laid])
+
+    def spread(x: Array, axis: int, size: int, lead: tuple[int, ...]) -> Array:
+        rest = list(profile)
+        rest.insert(a, size)
+        return np.broadcast_to(x, (*lead, *rest))
+
+    lead = (2,) * (k - 1)
+    same = np.concatenate(
+        [spread(t.pairs.take(0, a), a, s, lead) for t, s in zip(laid, sizes, strict=True)],
+        k - 1 + a,
+    )
+    mean = np.concatenate([spread(t.mean, a, s, ()) for t, s in zip(laid, sizes, strict=True)], a)
+    differ = np.zeros((*lead, *np.insert(np.array(profile, dtype=int), a, 1)))
+    for i, t in enumerate(laid):
+        inner = t.pairs.take(1, a).mean(k - 1 + a, keepdims=True)
+        differ = differ + sizes[i] * (sizes[i] - 1) * inner
+        for j, u in enumerate(laid[:i]):
+            met = cross(i, j) if cross else None
+            if met is None:
+                met = (t.mean.mean(a, keepdims=True) * u.mean.mean(a, keepdims=True)).reshape(
+                    (1,) * (k - 1)
+                    + np.broadcast_shapes(
+                        t.mean.mean(a, keepdims=True).shape, u.mean.mean(a, keepdims=True).shape
+                    )
+                )
+            differ = differ + 2 * sizes[i] * sizes[j] * met
+    differ = np.broadcast_to(differ / (total * (total - 1)), same.shape)
+    dims = tuple((total,) if d == dim else f for d, f in enumerate(factors))
+    return Table(dims, mean, np.stack([same, differ], a))._compact()
+
+
+def _bounds(sizes: Sequence[int]) -> list[int]:
+    """Number of elements at and below each factor, outer to inner."""
+    return list(accumulate(reversed(list(sizes)), lambda x, y: x * y))[::-1]
+
+
+def _common(first: Sequence[int], second: Sequence[int]) -> tuple[int, ...]:
+    """Factors that are as fine as both allow together, else as coarse as both need."""
+    if tuple(first) == tuple(second):
+        return tuple(first)
+    a, b = set(_bounds(first)), set(_bounds(second))
+    union = sorted(a | b, reverse=True)
+    chain = all(x % y == 0 for x, y in zip(union, union[1:], strict=False))
+    edges = [*(union if chain else sorted(a & b, reverse=True)), 1]
+    return tuple(x // y for x, y in zip(edges, edges[1:], strict=False))
+
+
+def _other(mean: Array, k: int) -> Array:
+    """The mean of a pair's second element: the same profile index, or the average over the others."""
+    out = mean.reshape((1,) * k + mean.shape)
+    for a in range(k):
+        if mean.shape[a] > 1:
+            averaged = np.broadcast_to(out.mean(k + a, keepdims=True), out.shape)
+            out = np.concatenate([out, averaged], a)
+    return out
+
+
+def _along(x: Array, axis: int, ndim: int) -> Array:
+    """A vector laid along one axis of an array with `ndim` axes."""
+    shape = [1] * ndim
+    shape[axis] = len(x)
+    return x.reshape(shape)
+
+
+def _constant(x: Array, axis: int) -> bool:
+    """Whether an array does not change along an axis, to rounding."""
+    spread = np.ptp(x, axis=axis)
+    return bool(np.all(spread <= 1e-9 * (np.abs(x).max() + 1e-300)))

@@ -1,0 +1,136 @@
+"""What a transfer rule is given, and the registry of the rules.
+
+A forward rule takes a `Call` and returns the state of each output. A backward rule takes the call
+and the gradient table of each output (None where there is none) and returns (value, table) pairs,
+one for each input that gets a gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from fanin.signal.graph import Graph, Node, Ref, Value
+from fanin.signal.state import State
+from fanin.signal.table import Table
+
+Gradients = Iterable[tuple[int, Table]]
+Forward = Callable[["Call"], "State | Sequence[State]"]
+Backward = Callable[["Call", Sequence["Table | None"]], Gradients]
+
+FORWARD: dict[str, Forward] = {}
+BACKWARD: dict[str, Backward] = {}
+
+
+def forward(*names: str) -> Callable[[Forward], Forward]:
+    """Register the forward rule of operations by name ("linear", or "add.Tensor" with overload)."""
+
+    def register(rule: Forward) -> Forward:
+        FORWARD.update(dict.fromkeys(names, rule))
+        return rule
+
+    return register
+
+
+def backward(*names: str) -> Callable[[Backward], Backward]:
+    """Register the backward rule of operations by name."""
+
+    def register(rule: Backward) -> Backward:
+        BACKWARD.update(dict.fromkeys(names, rule))
+        return rule
+
+    return register
+
+
+@dataclass(frozen=True)
+class Call:
+    """One node with the states of what it reads (and, backward, of what it makes).
+
+    Args:
+        node: the operation.
+        graph: where it stands.
+        states: what is known of each value so far.
+    """
+
+    node: Node
+    graph: Graph
+    states: Mapping[int, State]
+
+    def __getitem__(self, argument: str) -> Any:
+        """An argument: the state of a tensor, a tuple of states, or the constant itself."""
+        return self._resolved(self.node.get(argument))
+
+    def _resolved(self, argument: Any) -> Any:
+        """References replaced by states, however deep."""
+        if isinstance(argument, Ref):
+            return self.states[argument.value]
+        if isinstance(argument, tuple):
+            return tuple(self._resolved(a) for a in argument)
+        return argument
+
+    def index(self, argument: str) -> int:
+        """The value that an argument refers to."""
+        reference = self.node[argument]
+        assert isinstance(reference, Ref), f"{self.node.op}({argument}) is no tensor"
+        return reference.value
+
+    @property
+    def operands(self) -> list[State]:
+        """States of the tensors that the node reads, in order."""
+        return [self.states[i] for i in self.node.inputs]
+
+    @property
+    def first(self) -> State:
+        """State of the first tensor that the node reads."""
+        return self.states[self.node.inputs[0]]
+
+    def output(self, position: int = 0) -> Value:
+        """One of the values that the node makes."""
+        return self.graph.values[self.node.outputs[position]]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the first output."""
+        return self.output().shape
+
+    def token(self, position: int = 0) -> Hashable:
+        """The name of an output's content."""
+        return self.node.outputs[position]
+
+    @property
+    def roots(self) -> frozenset[Hashable]:
+        """What the operands depend on without fresh weights in between."""
+        return frozenset().union(*(s.roots for s in self.operands))
+
+    def generator(self) -> np.random.Generator:
+        """The random numbers of this node: the same in every run."""
+        return np.random.default_rng([0xFA, self.node.index])
+
+
+def dims_of(dim: Any, ndim: int) -> tuple[int, ...]:
+    """A `dim` argument as a tuple of non-negative dimensions; None or () is all of them."""
+    if dim is None or dim == ():
+        return tuple(range(ndim))
+    dims = dim if isinstance(dim, tuple) else (dim,)
+    return tuple(sorted(d % ndim for d in dims)) if ndim else ()
+
+
+def reduced_to(table: Table, shape: Sequence[int]) -> Table:
+    """The gradient of a broadcast: sums over what was repeated."""
+    extra = len(table.dims) - len(shape)
+    if extra:
+        table = table.sum(tuple(range(extra)))
+    wide = [d for d, n in enumerate(shape) if n == 1 and table.shape[d] > 1]
+    return table.sum(wide, keepdim=True) if wide else table
+
+
+def amplitude(like: Table, level: np.ndarray) -> Table:
+    """The table of a known factor, given as a profile over the factors of another table."""
+    from fanin.signal.table import _other
+
+    k = len(like.factors)
+    pairs = level.reshape((1,) * k + level.shape) * _other(level, k)
+    return Table(like.dims, level, np.broadcast_to(pairs, (2,) * k + pairs.shape[k:]))

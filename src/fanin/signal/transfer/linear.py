@@ -1,0 +1,130 @@
+"""Products of matrices: a product of tables and a sum over the contracted axis."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from fanin.signal.state import CLOSED, State
+from fanin.signal.table import Table, add, product
+from fanin.signal.transfer.call import Call, Gradients, backward, forward, reduced_to
+
+# From this many independent terms on a sum counts as Gaussian.
+_MANY = 8
+
+
+def matmul(x: Table, y: Table) -> Table:
+    """x @ y of independent arrays of at least two dimensions, with broadcasting in front."""
+    rows = x.unsqueeze(len(x.dims))
+    columns = y.unsqueeze(len(y.dims) - 2)
+    return product(rows, columns).sum((-2,))
+
+
+def transposed(x: Table) -> Table:
+    """The last two dimensions swapped."""
+    n = len(x.dims)
+    return x.permute([*range(n - 2), n - 1, n - 2])
+
+
+def contracted(call: Call, table: Table, terms: int, parts: Sequence[State]) -> State:
+    """The state of a sum of products; fresh where one of the two has zero mean."""
+    token = call.token()
+    fresh = any(abs(p.mean) <= 1e-12 * (p.second_moment**0.5 + 1e-300) for p in parts)
+    roots = frozenset({token}) if fresh else call.roots
+    known = any(p.gaussian and p.function is None for p in parts)
+    return State(table, CLOSED, token, gaussian=known or terms >= _MANY, roots=roots)
+
+
+def plus(state: State, bias: State | None, scale: float = 1.0) -> State:
+    """A bias added to a sum of products, broadcast from the right."""
+    if bias is None:
+        return state
+    table = add(state.table, bias.table, scale)
+    return replace(state, table=table, roots=state.roots | bias.roots)
+
+
+@forward("linear")
+def _linear(call: Call) -> State:
+    x, w = call["input"], call["weight"]
+    if len(x.shape) == 1:
+        table = matmul(x.table.unsqueeze(0), transposed(w.table)).squeeze(0)
+    else:
+        table = matmul(x.table, transposed(w.table))
+    return plus(contracted(call, table, w.shape[-1], (x, w)), call["bias"])
+
+
+@backward("linear")
+def _linear_back(call: Call, grads: Sequence[Table | None]) -> Gradients:
+    (g,) = grads
+    assert g is not None
+    x, w = call["input"], call["weight"]
+    g = g if len(x.shape) > 1 else g.unsqueeze(0)
+    seen = x.table if len(x.shape) > 1 else x.table.unsqueeze(0)
+    back = matmul(g, w.table)
+    yield call.index("input"), back if len(x.shape) > 1 else back.squeeze(0)
+    yield call.index("weight"), _outer(g, seen)
+    if call["bias"] is not None:
+        yield call.index("bias"), g.sum(tuple(range(len(g.dims) - 1)))
+
+
+def _outer(g: Table, x: Table) -> Table:
+    """Sums over all rows of g_o x_i: the gradient of a weight [out, in]."""
+    whole = product(g.unsqueeze(len(g.dims)), x.unsqueeze(len(x.dims) - 1))
+    return whole.sum(tuple(range(len(whole.dims) - 2)))
+
+
+@forward("mm", "bmm", "matmul")
+def _mm(call: Call) -> State:
+    x, y = call["self"], call["mat2"] or call["other"]
+    if len(x.shape) < 2 or len(y.shape) < 2:
+        return _vector(call, x, y)
+    return contracted(call, matmul(x.table, y.table), x.shape[-1], (x, y))
+
+
+@forward("dot", "mv")
+def _dot(call: Call) -> State:
+    return _vector(call, call.operands[0], call.operands[1])
+
+
+def _vector(call: Call, x: State, y: State) -> State:
+    """A product with a vector on either side."""
+    a = x.table.unsqueeze(0) if len(x.shape) == 1 else x.table
+    b = y.table.unsqueeze(1) if len(y.shape) == 1 else y.table
+    table = matmul(a, b).reshape(call.shape)
+    return contracted(call, table, x.shape[-1], (x, y))
+
+
+@backward("mm", "bmm", "matmul", "dot", "mv")
+def _mm_back(call: Call, grads: Sequence[Table | None]) -> Gradients:
+    (g,) = grads
+    assert g is not None
+    x, y = call.operands
+    a = x.table.unsqueeze(0) if len(x.shape) == 1 else x.table
+    b = y.table.unsqueeze(1) if len(y.shape) == 1 else y.table
+    lead = max(len(a.dims), len(b.dims)) - 2
+    g = g.reshape((*call.shape[:lead], a.shape[-2], b.shape[-1]))
+    first, second = call.node.inputs
+    yield first, reduced_to(matmul(g, transposed(b)), a.shape).reshape(x.shape)
+    yield second, reduced_to(matmul(transposed(a), g), b.shape).reshape(y.shape)
+
+
+@forward("addmm", "baddbmm", "addbmm")
+def _addmm(call: Call) -> State:
+    x = call["mat1"] or call["batch1"]
+    y = call["mat2"] or call["batch2"]
+    alpha, beta = float(call["alpha"] or 1), float(call.node.get("beta", 1))
+    state = contracted(call, matmul(x.table, y.table) * alpha, x.shape[-1], (x, y))
+    return plus(state, call["self"], beta) if beta else state
+
+
+@backward("addmm", "baddbmm")
+def _addmm_back(call: Call, grads: Sequence[Table | None]) -> Gradients:
+    (g,) = grads
+    assert g is not None
+    batched = call["mat1"] is None
+    x, y = (call["batch1"], call["batch2"]) if batched else (call["mat1"], call["mat2"])
+    names = ("batch1", "batch2") if batched else ("mat1", "mat2")
+    alpha, beta = float(call["alpha"] or 1), float(call.node.get("beta", 1))
+    yield call.index("self"), reduced_to(g * beta, call["self"].shape)
+    yield call.index(names[0]), matmul(g, transposed(y.table)) * alpha
+    yield call.index(names[1]), matmul(transposed(x.table), g) * alpha

@@ -1,0 +1,448 @@
+"""Elementwise operations: functions of one Gaussian, sums, products, and the rest by sampling."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from fanin.signal.state import (
+    ASSUMED,
+    CLOSED,
+    QUADRATURE,
+    Mask,
+    State,
+    applied,
+    integrate,
+    law,
+)
+from fanin.signal.table import Table, add, align, product
+from fanin.signal.transfer.call import Call, Gradients, amplitude, backward, forward, reduced_to
+
+_HIDDEN = -1e9  # an added number below this hides an entry from a softmax
+
+
+@dataclass(frozen=True)
+class Affine:
+    """x -> scale x + shift."""
+
+    scale: float
+    shift: float
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        return self.scale * x + self.shift
+
+
+def affine(state: State, scale: float, shift: float, token: object) -> State:
+    """The state of scale x + shift: moments exact, and the Gaussian behind it kept."""
+    table = state.table * scale + shift
+    inner = state.function
+    if inner is None or isinstance(inner, Affine):
+        first = inner or Affine(1.0, 0.0)
+        function: Callable[[np.ndarray], np.ndarray] = Affine(
+            scale * first.scale, scale * first.shift + shift
+        )
+    else:
+
+        def function(z: np.ndarray) -> np.ndarray:
+            return scale * inner(z) + shift
+
+    latent = state.latent if inner else state.table
+    return replace(
+        state, table=table, how=CLOSED, token=token, latent=latent, function=function,
+        source=state.source if inner else state.token, data=None, allowed=None,
+        nonnegative=state.nonnegative and scale >= 0 and shift >= 0,
+    )  # fmt: skip
+
+
+def linear_in_z(state: State) -> bool:
+    """Whether the state is Gaussian itself, not a nonlinear function of a Gaussian."""
+    return state.function is None or isinstance(state.function, Affine)
+
+
+def broadcast(state: State, shape: Sequence[int]) -> State:
+    """The state expanded to the shape of the result."""
+    if state.shape == tuple(shape):
+        return state
+    return replace(
+        state.through(lambda t: t.expand(shape), ("expand", tuple(shape))), average=state.average
+    )
+
+
+def pointwise(call: Call) -> State:
+    """Any elementwise operation."""
+    shape = call.shape
+    name = call.node.name
+    if len(call.operands) == 2 and (masked := _masked(call)) is not None:
+        return masked
+    states = [broadcast(s, shape) for s in call.operands]
+    numbers = {i: s.value for i, s in enumerate(states) if s.value is not None}
+    varying = [i for i in range(len(states)) if i not in numbers]
+    if not varying:
+        return State(_computed(call, numbers, shape), CLOSED, call.token(), roots=call.roots)
+    if len(varying) == 1:
+        return _of_one(call, states[varying[0]], varying[0], numbers)
+    if name in ("add", "sub", "rsub") and len(states) == 2:
+        found = _centring(call, states) or _jointly(call, states, varying, numbers)
+        return found or _sum(call, states)
+    if name in ("mul", "div") and len(states) == 2 and call.node.get("rounding_mode") is None:
+        found = _normalising(call, states) or _jointly(call, states, varying, numbers)
+        return found or _product(call, states)
+    found = _jointly(call, states, varying, numbers)
+    if found is not None:
+        return found
+    if name == "where" and states[0].data is not None:
+        return _chosen(call, states)
+    return _drawn(call, states)
+
+
+def _run(call: Call, arrays: Sequence[np.ndarray]) -> np.ndarray:
+    """The node's operation on arrays."""
+    assert call.node.kernel is not None
+    with np.errstate(all="ignore"):
+        return np.asarray(call.node.kernel(*arrays)[0], dtype=np.float64)
+
+
+def _computed(call: Call, numbers: dict[int, float | None], shape: Sequence[int]) -> Table:
+    """The result of constants alone."""
+    values = [np.asarray(numbers[i], dtype=float) for i in range(len(numbers))]
+    return Table.constant(shape, float(_run(call, values)))
+
+
+def _of_one(call: Call, state: State, place: int, numbers: dict[int, float | None]) -> State:
+    """A function of one tensor; the other operands are numbers."""
+
+    def function(x: np.ndarray) -> np.ndarray:
+        arrays = [np.asarray(numbers.get(i, 0.0)) for i in range(len(numbers) + 1)]
+        arrays[place] = x
+        return _run(call, arrays)
+
+    if call.node.name in ("add", "sub", "rsub", "mul", "div", "neg"):
+        points = function(np.array([0.0, 1.0, 2.0]))
+        if np.isfinite(points).all() and call.node.get("rounding_mode") is None:
+            return affine(state, float(points[1] - points[0]), float(points[0]), call.token())
+    return applied(state, function, call.token())
+
+
+def _jointly(
+    call: Call, states: Sequence[State], varying: Sequence[int], numbers: dict[int, float | None]
+) -> State | None:
+    """A function of several tensors that are functions of one Gaussian."""
+    laws = [law(states[i]) for i in varying]
+    latent, _, source, exact = laws[0]
+    if any(other[2] != source for other in laws[1:]):
+        return None
+    joint = _joint(call, states, varying, numbers)
+    table, total = integrate(joint, latent)
+    how = QUADRATURE if exact and total else f"{ASSUMED}: Gaussian"
+    return State(table, how, call.token(), latent, joint, source, exact, roots=call.roots)
+
+
+def _joint(
+    call: Call, states: Sequence[State], varying: Sequence[int], numbers: dict[int, float | None]
+) -> Callable[[np.ndarray], np.ndarray]:
+    """The operation as a function of the one Gaussian z."""
+
+    def joint(z: np.ndarray) -> np.ndarray:
+        return _run(call, _operands(states, varying, numbers, z))
+
+    return joint
+
+
+def _operands(
+    states: Sequence[State],
+    varying: Sequence[int],
+    numbers: dict[int, float | None],
+    z: np.ndarray,
+) -> list[np.ndarray]:
+    """What the operation reads where the Gaussian behind its operands is z."""
+    arrays = []
+    for i, state in enumerate(states):
+        function = law(state)[1] if i in varying else None
+        value = (function(z) if function else z) if i in varying else np.full_like(z, numbers[i])
+        arrays.append(np.broadcast_to(value, z.shape))
+    return arrays
+
+
+def _masked(call: Call) -> State | None:
+    """Logits with a mask added or filled in: the moments stay those of the seen entries."""
+    name = call.node.name
+    first, second = call.operands
+    if name == "add":
+        for logits, mask in ((first, second), (second, first)):
+            if (
+                mask.data is not None
+                and logits.data is None
+                and np.min(mask.data, initial=0) < _HIDDEN
+            ):
+                keep = mask.data > _HIDDEN
+                seen = mask.data[keep]
+                if keep.any() and np.ptp(seen) > 0:
+                    return None
+                shift = float(seen[0]) if keep.any() else 0.0
+                state = affine(broadcast(logits, call.shape), 1.0, shift, call.token())
+                return replace(state, allowed=Mask(keep, float(mask.data.min())))
+    if name == "masked_fill" and second.data is not None:
+        fill = call["value"]
+        fill = fill.value if isinstance(fill, State) else float(fill)
+        if fill is not None and fill < _HIDDEN:
+            state = replace(broadcast(first, call.shape), token=call.token())
+            return replace(state, allowed=Mask(~second.data.astype(bool), fill))
+    return None
+
+
+# --- sums and products ---------------------------------------------------------------------------
+
+
+def _scales(call: Call) -> tuple[float, float]:
+    """The factors of the two operands of an addition."""
+    alpha = float(call.node.get("alpha") or 1.0)
+    return {"add": (1.0, alpha), "sub": (1.0, -alpha), "rsub": (-alpha, 1.0)}[call.node.name]
+
+
+def _sum(call: Call, states: Sequence[State]) -> State:
+    """a x + b y of different sources."""
+    x, y = states
+    a, b = _scales(call)
+    table = add(x.table * a, y.table, b)
+    alike = x.gaussian and y.gaussian and linear_in_z(x) and linear_in_z(y)
+    how = CLOSED
+    if x.roots & y.roots and _varies(x) and _varies(y):
+        how = f"{ASSUMED}: uncorrelated operands"
+    keeps = x.nonnegative and y.nonnegative and a >= 0 and b >= 0
+    return State(table, how, call.token(), gaussian=alike, nonnegative=keeps, roots=call.roots)
+
+
+def _varies(state: State) -> bool:
+    """Whether an operand's spread is more than a few per cent of its mean."""
+    return state.table.variance > 1e-3 * max(state.mean**2, 1e-300)
+
+
+def _centring(call: Call, states: Sequence[State]) -> State | None:
+    """x minus its own average over some axes, written out."""
+    x, y = states
+    if call.node.name != "sub" or y.average is None or y.average.squared:
+        return None
+    if x.token not in y.average.tokens:
+        return None
+    wide = call.operands[1].table.dims
+    dims = tuple(d for d, f in enumerate(wide) if not f and x.table.dims[d])
+    table = x.table.centred(dims)
+    return State(
+        table, CLOSED, ("centred", x.token), gaussian=x.gaussian and linear_in_z(x), roots=x.roots
+    )
+
+
+def _normalising(call: Call, states: Sequence[State]) -> State | None:
+    """x times a function of its own mean square, written out: the two are not independent.
+
+    The factor is taken at the root mean square that makes E[x^2 r^2] exact where the average runs
+    over many elements.
+    """
+    for x, r in ((states[0], states[1]), (states[1], states[0])):
+        if (
+            r.average is None
+            or not r.average.squared
+            or (call.node.name == "div" and r is states[0])
+        ):
+            continue
+        if not ({x.token} & r.average.tokens):
+            continue
+        latent, inner, _, _ = law(r)
+        power = 2.0 if call.node.name == "div" else -2.0
+
+        def inverse(z: np.ndarray, inner: object = inner, power: float = power) -> np.ndarray:
+            value = inner(z) if callable(inner) else z
+            with np.errstate(all="ignore"):
+                return np.abs(value) ** power
+
+        linear, _ = integrate(inverse, latent)
+        level = 1.0 / np.sqrt(np.maximum(linear.mean, 1e-300))
+        one, _ = align(x.table, r.table)
+        factor = amplitude(one, level if level.ndim == len(one.factors) else level.mean())
+        table = product(x.table, factor)
+        gaussian = x.gaussian and linear_in_z(x)
+        return State(table, CLOSED, call.token(), gaussian=gaussian, roots=x.roots)
+    return None
+
+
+def _product(call: Call, states: Sequence[State]) -> State:
+    """x y (or x / y) of different sources, as if independent."""
+    x, y = states
+    how = CLOSED
+    if call.node.name == "div":
+        y = applied(y, lambda v: 1.0 / np.where(v == 0, np.nan, v), ("1/", y.token))
+        how = y.how
+    if x.roots & y.roots and _varies(x) and _varies(y):
+        how = f"{ASSUMED}: independent operands"
+    table = product(x.table, y.table)
+    steady = not _varies(x) or not _varies(y)
+    gaussian = steady and all(not _varies(s) or (s.gaussian and linear_in_z(s)) for s in (x, y))
+    zero = any(
+        s.gaussian and linear_in_z(s) and abs(s.mean) < 1e-9 * s.second_moment**0.5 for s in (x, y)
+    )
+    roots = frozenset({call.token()}) if zero and not x.roots & y.roots else call.roots
+    keeps = x.nonnegative and y.nonnegative
+    return State(table, how, call.token(), gaussian=gaussian, nonnegative=keeps, roots=roots)
+
+
+def _chosen(call: Call, states: Sequence[State]) -> State:
+    """where(condition, x, y) with a known condition, independent of x and y."""
+    condition, x, y = states
+    c = condition.table
+    rest = c * -1.0 + 1.0
+    first, second = product(c, x.table), product(rest, y.table)
+    shared = Table(c.dims, c.mean, np.zeros_like(c.pairs))
+    k = len(c.factors)
+    cross = (c.mean.reshape((1,) * k + c.mean.shape) - c.pairs + shared.pairs) * x.mean * y.mean
+    a, _ = align(first, second)
+    if a.dims != c.dims:
+        cross = None
+    table = add(first, second, cross=cross)
+    return State(table, CLOSED, call.token(), roots=call.roots)
+
+
+def _small(table: Table) -> Table:
+    """The same table with short axes: an elementwise operation does not know their length."""
+    flat = table.flat()
+    return Table(tuple(tuple(min(n, 6) for n in dim) for dim in flat.dims), flat.mean, flat.pairs)
+
+
+def _drawn(call: Call, states: Sequence[State], draws: int = 64) -> State:
+    """Operands drawn from their states, the operation run on them, the result measured."""
+    factors = states[0].table
+    for s in states[1:]:
+        factors, _ = align(factors, s.table)
+    laid = [align(s.table, factors)[0] for s in states]
+    generator = call.generator()
+    total, squares = np.zeros(()), []
+    tables = []
+    for _ in range(draws):
+        arrays = [_draw(s, t, generator) for s, t in zip(states, laid, strict=True)]
+        result = np.nan_to_num(_run(call, arrays))
+        tables.append(Table.measured(result.reshape(_small(factors).factors)))
+        squares.append(tables[-1].second_moment)
+    pairs = np.mean([t.pairs for t in tables], axis=0)
+    mean = np.mean([t.mean for t in tables], axis=0)
+    table = Table(factors.dims, mean, pairs)
+    error = float(np.std(squares) / np.sqrt(draws) / max(np.mean(squares), 1e-300))
+    del total
+    return State(table, f"sampled ± {error:.1%}", call.token(), roots=call.roots)
+
+
+def _draw(state: State, laid: Table, generator: np.random.Generator) -> np.ndarray:
+    """One draw of an operand on short axes."""
+    latent, function, _, _ = law(state)
+    source, _ = align(latent, laid)
+    small = _small(source)
+    x = small.sample(generator).reshape(small.factors)
+    return x if function is None else np.asarray(function(x))
+
+
+# --- backward ------------------------------------------------------------------------------------
+
+
+def pointwise_back(call: Call, grads: Sequence[Table | None]) -> Gradients:
+    """The gradient times the slope in each operand."""
+    (g,) = grads
+    assert g is not None
+    shape, name = call.shape, call.node.name
+    own = call.operands
+    states = [broadcast(s, shape) for s in own]
+    numbers = {i: s.value for i, s in enumerate(states) if s.value is not None}
+    varying = [i for i in range(len(states)) if i not in numbers]
+    for place, index in enumerate(call.node.inputs):
+        if not call.graph.values[index].floating:
+            continue
+        slope = _slope(call, states, varying, numbers, place, name)
+        back = g if slope is None else product(g, slope)
+        yield index, reduced_to(back, own[place].shape)
+
+
+def _slope(
+    call: Call,
+    states: Sequence[State],
+    varying: Sequence[int],
+    numbers: dict[int, float | None],
+    place: int,
+    name: str,
+) -> Table | None:
+    """The table of d result / d operand; None where it is 1 throughout."""
+    if name in ("add", "sub", "rsub"):
+        scale = _scales(call)[place]
+        return None if abs(scale) == 1 else Table.constant((), scale)
+    if name == "mul" and len(states) == 2:
+        return states[1 - place].table
+    if len(varying) == 1 and name == "mul":
+        return None
+    laws = [law(states[i]) for i in varying]
+    if not laws or all(other[2] == laws[0][2] for other in laws[1:]):
+        latent = laws[0][0] if laws else Table.constant((), 0.0)
+
+        def slope(z: np.ndarray) -> np.ndarray:
+            arrays = _operands(states, varying, numbers, z)
+            return _derivative(call, arrays, place)
+
+        return integrate(slope, latent)[0]
+    if name == "div" and len(states) == 2:
+        inverse = applied(states[1], lambda v: 1.0 / np.where(v == 0, np.nan, v), "1/").table
+        if place == 0:
+            return inverse
+        return product(states[0].table, product(inverse, inverse))
+    if name == "where":
+        c = states[0].table
+        return c if place == 1 else c * -1.0 + 1.0
+    return _drawn_slope(call, states, place)
+
+
+def _derivative(call: Call, arrays: Sequence[np.ndarray], place: int) -> np.ndarray:
+    """d result / d operand, element by element."""
+    assert call.node.kernel is not None
+    shape = np.broadcast_shapes(*(np.shape(a) for a in arrays))
+    whole = [np.broadcast_to(a, shape) for a in arrays]
+    found = call.node.kernel.vjp(whole, [np.ones(shape)])[place]
+    return np.zeros(shape) if found is None else np.nan_to_num(found)
+
+
+def _drawn_slope(call: Call, states: Sequence[State], place: int) -> Table:
+    """The slope's table from draws."""
+    factors = states[0].table
+    for s in states[1:]:
+        factors, _ = align(factors, s.table)
+    laid = [align(s.table, factors)[0] for s in states]
+    generator = call.generator()
+    tables = []
+    for _ in range(64):
+        arrays = [_draw(s, t, generator) for s, t in zip(states, laid, strict=True)]
+        slope = _derivative(call, arrays, place)
+        tables.append(Table.measured(slope.reshape(_small(factors).factors)))
+    mean, pairs = (np.mean([getattr(t, n) for t in tables], axis=0) for n in ("mean", "pairs"))
+    return Table(factors.dims, mean, pairs)
+
+
+# --- operations that are functions of one tensor although they draw or compare --------------------
+
+
+@forward("masked_fill")
+def _masked_fill(call: Call) -> State:
+    masked = _masked(call) if len(call.operands) == 2 else None
+    if masked is not None:
+        return masked
+    x, mask = call["self"], call["mask"]
+    value = call["value"]
+    number = value.mean if isinstance(value, State) else float(value)
+    keep = mask.table * -1.0 + 1.0
+    table = add(product(x.table, keep), (mask.table * number).expand(call.shape))
+    return State(table, CLOSED, call.token(), roots=call.roots)
+
+
+@backward("masked_fill")
+def _masked_fill_back(call: Call, grads: Sequence[Table | None]) -> Gradients:
+    (g,) = grads
+    assert g is not None
+    x, mask = call["self"], call["mask"]
+    if x.allowed is None and mask.data is not None and call.states[call.node.outputs[0]].allowed:
+        yield call.index("self"), reduced_to(g, x.shape)
+    else:
+        yield call.index("self"), reduced_to(product(g, mask.table * -1.0 + 1.0), x.shape)

@@ -1,0 +1,273 @@
+"""Pooling and resampling: averages are linear maps, maxima are order statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from fanin.signal.state import CLOSED, State, law
+from fanin.signal.table import Table
+from fanin.signal.transfer.call import Call, Gradients, backward, forward
+from fanin.signal.transfer.convolution import _each, taps
+
+_DRAWS = 4096
+
+
+def _windows(call: Call) -> list[tuple[int, np.ndarray]]:
+    """For each pooled dimension its windows: index [output, tap], -1 outside."""
+    node, shape, out = call.node, call.first.shape, call.shape
+    nd = int(node.name[node.name.index("pool") + 4])
+    first = len(shape) - nd
+    if "adaptive" in node.name:
+        return [(d, _adaptive(shape[d], out[d])) for d in range(first, len(shape))]
+    kernel = _each(node["kernel_size"], nd, 1)
+    stride = _each(node.get("stride") or kernel, nd, 1)
+    padding, dilation = _each(node.get("padding"), nd, 0), _each(node.get("dilation"), nd, 1)
+    found = []
+    for i in range(nd):
+        d = first + i
+        index = taps(shape[d], kernel[i], stride[i], padding[i], dilation[i], out[d])
+        found.append((d, index))
+    return found
+
+
+def _adaptive(size: int, outputs: int) -> np.ndarray:
+    """Windows of adaptive pooling: from floor(o n / m) to ceil((o + 1) n / m)."""
+    starts = [o * size // outputs for o in range(outputs)]
+    ends = [-(-(o + 1) * size // outputs) for o in range(outputs)]
+    longest = max(e - s for s, e in zip(starts, ends, strict=True))
+    index = np.full((outputs, longest), -1)
+    for o, (s, e) in enumerate(zip(starts, ends, strict=True)):
+        index[o, : e - s] = np.arange(s, e)
+    return index
+
+
+def _matrices(call: Call) -> list[tuple[int, np.ndarray]]:
+    """The linear map of each dimension of an average pool or a resampling."""
+    node, shape, out = call.node, call.first.shape, call.shape
+    if "pool" not in node.name:
+        n = len(shape)
+        make = _bilinear if "linear" in node.name else _bicubic
+        align = bool(node.get("align_corners", False))
+        return [(d, make(shape[d], out[d], align)) for d in range(2, n)]
+    padded = node.get("count_include_pad", True)
+    found = []
+    for d, index in _windows(call):
+        matrix = np.zeros((index.shape[0], shape[d]))
+        rows, columns = np.nonzero(index >= 0)
+        matrix[rows, index[rows, columns]] = 1.0
+        whole = "adaptive" not in node.name and padded
+        count = index.shape[1] if whole else (index >= 0).sum(1, keepdims=True)
+        found.append((d, matrix / count))
+    divisor = node.get("divisor_override")
+    if divisor:
+        size = np.prod(_each(node["kernel_size"], len(found), 1))
+        found = [(d, m * (size / divisor) ** (1 / len(found))) for d, m in found]
+    return found
+
+
+def _centres(size: int, outputs: int, align: bool) -> np.ndarray:
+    """Where each output lies on the input's grid."""
+    if align:
+        return np.linspace(0, size - 1, outputs) if outputs > 1 else np.zeros(1)
+    return (np.arange(outputs) + 0.5) * size / outputs - 0.5
+
+
+def _bilinear(size: int, outputs: int, align: bool) -> np.ndarray:
+    """Weights of linear interpolation along one axis."""
+    place = np.clip(_centres(size, outputs, align), 0, size - 1)
+    distance = np.abs(place[:, None] - np.arange(size))
+    return np.maximum(0.0, 1.0 - distance)
+
+
+def _bicubic(size: int, outputs: int, align: bool) -> np.ndarray:
+    """Weights of cubic convolution (a = -0.75) along one axis, the border repeated."""
+    place, a = _centres(size, outputs, align), -0.75
+    matrix = np.zeros((outputs, size))
+    base = np.floor(place).astype(int)
+    for step in range(-1, 3):
+        x = np.abs(place - (base + step))
+        near = (a + 2) * x**3 - (a + 3) * x**2 + 1
+        far = a * x**3 - 5 * a * x**2 + 8 * a * x - 4 * a
+        column = np.clip(base + step, 0, size - 1)
+        np.add.at(matrix, (np.arange(outputs), column), np.where(x <= 1, near, far * (x < 2)))
+    return matrix
+
+
+_LINEAR = (
+    "avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d "
+    "_adaptive_avg_pool2d _adaptive_avg_pool3d mkldnn_adaptive_avg_pool2d upsample_linear1d "
+    "upsample_bilinear2d upsample_trilinear3d upsample_bicubic2d _upsample_bilinear2d_aa"
+).split()
+
+
+@forward(*_LINEAR)
+def _average(call: Call) -> State:
+    table = call.first.table
+    for d, matrix in _matrices(call):
+        table = table.mixed(d, matrix)
+    x = call.first
+    known = x.gaussian and x.function is None
+    return State(
+        table, CLOSED, call.token(), gaussian=known, nonnegative=x.nonnegative, roots=x.roots
+    )
+
+
+@backward(*_LINEAR)
+def _average_back(call: Call, grads: Sequence[Table | None]) -> Gradients:
+    (g,) = grads
+    assert g is not None
+    for d, matrix in _matrices(call):
+        g = g.mixed(d, matrix.T)
+    yield call.node.inputs[0], g
+
+
+_MAXIMA = (
+    "max_pool1d max_pool2d max_pool3d max_pool1d_with_indices max_pool2d_with_indices "
+    "max_pool3d_with_indices adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d "
+    "mkldnn_max_pool2d"
+).split()
+
+
+@forward(*_MAXIMA)
+def _maximum(call: Call) -> list[State]:
+    """Windows drawn from the state and their maxima measured, for each number of taps inside."""
+    windows = _windows(call)
+    x = call.first
+    wide = tuple(d for d, _ in windows)
+    latent, function, _, _ = law(x)
+    counts = [(index >= 0).sum(1) for _, index in windows]
+    sizes = sorted({int(np.prod(c)) for c in _products(counts)})
+    tables = {n: _largest(latent, function, wide, n, call.generator()) for n in sizes}
+    state = _placed(call, tables, counts, wide)
+    rest = [
+        State(Table.constant(call.output(i).shape, 0.0), CLOSED, call.token(i))
+        for i in range(1, len(call.node.outputs))
+    ]
+    return [replace(state, nonnegative=x.nonnegative), *rest]
+
+
+def _products(counts: Sequence[np.ndarray]) -> set[tuple[int, ...]]:
+    """All combinations of taps inside along each axis."""
+    found: set[tuple[int, ...]] = {()}
+    for c in counts:
+        found = {(*f, int(n)) for f in found for n in np.unique(c)}
+    return found
+
+
+def _largest(
+    latent: Table,
+    function: object,
+    wide: Sequence[int],
+    taps_inside: int,
+    generator: np.random.Generator,
+) -> tuple[np.ndarray, float, float]:
+    """Pairs (by differing axes outside the window and by differing windows), mean and error.
+
+    Two windows are drawn for each other axis, so that the maxima's covariances are measured too.
+    """
+    flat = latent.flat()
+    flat = flat.coarse(tuple(range(len(flat.dims))))
+    k = len(flat.factors)
+    inside = flat.axes(wide)
+    pairs = flat.pairs.reshape((2,) * k)
+    apart = tuple(1 if a in inside else 0 for a in range(k))
+    others = [a for a in range(k) if a not in inside]
+    # axes: the others, the windows (two of them), the taps of one window
+    index = []
+    for mask in np.ndindex(*(2,) * (len(others) + 2)):
+        full = [0] * k
+        for a, m in zip(others, mask, strict=False):
+            full[a] = m
+        if mask[-1] or mask[-2]:
+            for a in inside:
+                full[a] = 1
+        index.append(pairs[tuple(full)])
+    del apart
+    shape = (*(2 for _ in others), 2, max(taps_inside, 1))
+    small = Table(
+        tuple((n,) for n in shape), np.full((1,) * len(shape), flat.average),
+        np.array(index).reshape((2,) * len(shape) + (1,) * len(shape)),
+    )  # fmt: skip
+    draws = max(_DRAWS // 2 ** (len(others) + 1), 64)
+    found, level, mean = np.zeros((2,) * (len(others) + 1)), [], 0.0
+    for _ in range(draws):
+        z = _draw(small, generator)
+        x = z if function is None else function(z)  # type: ignore[operator]
+        top = x.max(-1)
+        table = Table.measured(top)
+        found += table.pairs.reshape(found.shape) / draws
+        level.append(table.second_moment)
+        mean += table.average / draws
+    return found, mean, float(np.std(level) / np.sqrt(draws) / max(np.mean(level), 1e-300))
+
+
+def _draw(small: Table, generator: np.random.Generator) -> np.ndarray:
+    """A draw with axes of one element too."""
+    return small.sample(generator).reshape([n for d in small.dims for n in d])
+
+
+def _placed(
+    call: Call,
+    tables: dict[int, tuple[np.ndarray, float, float]],
+    counts: Sequence[np.ndarray],
+    wide: Sequence[int],
+) -> State:
+    """The maxima of windows with different numbers of taps, each at its place."""
+    shape = call.shape
+    inside = np.ones(())
+    for c in counts:
+        inside = np.multiply.outer(inside, c)
+    dims = tuple((n,) if n > 1 else () for n in shape)
+    axes = [d for d in range(len(shape)) if shape[d] > 1]
+    source = [d for d, n in enumerate(call.first.shape) if n > 1 and d not in wide]
+    k = len(axes)
+    profile = [shape[d] if d in wide else 1 for d in axes]
+    kept = inside.reshape(profile) if len(tables) > 1 else np.full((1,) * k, inside.flat[0])
+    pick = {n: i for i, n in enumerate(tables)}
+    place = np.vectorize(pick.get)(kept.astype(int))
+    values = list(tables.values())
+    pairs = np.empty((2,) * k + kept.shape)
+    for mask in np.ndindex(*(2,) * k):
+        differs = dict(zip(axes, mask, strict=True))
+        entry = tuple(differs.get(d, 0) for d in source) + (
+            int(any(differs.get(d, 0) for d in wide)),
+        )
+        pairs[mask] = np.array([v[0][entry] for v in values])[place]
+    mean = np.array([v[1] for v in values])[place]
+    error = max(v[2] for v in values)
+    return State(
+        Table(dims, mean, pairs)._compact(),
+        f"sampled ± {error:.1%}",
+        call.token(),
+        roots=call.roots,
+    )
+
+
+@backward(*_MAXIMA)
+def _maximum_back(call: Call, grads: Sequence[Table | None]) -> Gradients:
+    """Each output's gradient goes to the largest of its window: one tap of n, the others get 0."""
+    g = grads[0]
+    if g is None:
+        return
+    for d, index in _windows(call):
+        size = call.first.shape[d]
+        inside = np.maximum((index >= 0).sum(1), 1)
+        arrivals = np.zeros(size)
+        rows, columns = np.nonzero(index >= 0)
+        np.add.at(arrivals, index[rows, columns], 1.0 / inside[rows])
+        g = _shared_out(g, d, size, float(arrivals.mean()))
+    yield call.node.inputs[0], g
+
+
+def _shared_out(g: Table, dim: int, size: int, share: float) -> Table:
+    """Gradients that land at one place in `1 / share`, along one dimension."""
+    whole = g.own(dim).flat()
+    (a,) = whole.axes((dim,))
+    same, differ = whole.pairs.take(0, a) * share, whole.pairs.take(1, a) * share**2
+    if g.shape[dim] == 1:
+        differ = same * 0.0
+    k = len(whole.factors)
+    return whole._with(dim, size, whole.mean * share, same, differ) if k else g

@@ -1,0 +1,354 @@
+"""Operations that move elements: views, slices, joins, padding, and choices by known index."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from math import prod
+
+import numpy as np
+
+from fanin.signal.state import ASSUMED, CLOSED, State
+from fanin.signal.table import Table, concatenate
+from fanin.signal.transfer.call import Call, Gradients, backward, dims_of, forward, reduced_to
+
+Change = Callable[[Table], Table]
+
+_SAME = (
+    "alias detach lift_fresh clone contiguous _to_copy to positive view_as_real resolve_conj "
+    "resolve_neg"
+).split()
+_RESHAPES = (
+    "view reshape _unsafe_view _reshape_alias flatten unflatten squeeze unsqueeze view_as "
+    "squeeze_ unsqueeze_"
+).split()
+
+
+@forward(*_SAME)
+def _same(call: Call) -> State:
+    return call.first
+
+
+@backward(*_SAME)
+def _same_back(call: Call, grads: Sequence[Table | None]) -> Gradients:
+    (g,) = grads
+    if call.node.name != "detach" and g is not None:
+        yield call.node.inputs[0], g
+
+
+@forward(*_RESHAPES)
+def _reshape(call: Call) -> State:
+    shape = call.shape
+    return call.first.through(lambda t: t.reshape(shape), ("view", shape))
+
+
+@backward(*_RESHAPES)
+def _reshape_back(call: Call, grads: Sequence[Table | None]) -> Gradients:
+    (g,) = grads
+    assert g is not None
+    yield call.node.inputs[0], g.reshape(call.first.shape)
+
+
+def _order(call: Call) -> tuple[int, ...]:
+    """The permutation that permute, transpose or t makes."""
+    n = len(call.first.shape)
+    if call.node.name in ("permute", "movedim"):
+        return tuple(d % n for d in call.node["dims"])
+    order = list(range(n))
+    if call.node.name in ("transpose", "swapaxes"):
+        a, b = call.node["dim0"], call.node["dim1"]
+    else:
+        a, b = (0, 1) if n > 1 and call.node.name == "t" else (-1, -2)
+    if n > 1:
+        order[a], order[b] = order[b], order[a]
+    return tuple(order)
+
+
+@forward("permute", "transpose", "t", "mT", "numpy_T", "swapaxes")
+def _permute(call: Call) -> State:
+    order = _order(call)
+    return call.first.through(lambda t: t.permute(order), ("permute", order))
+
+
+@backward("permute", "transpose", "t", "mT", "numpy_T", "swapaxes")
+def _permute_back(call: Call, grads: Sequence[Table | None]) -> Gradients:
+    (g,) = grads
+    assert g is not None
+    yield call.node.inputs[0], g.permute([int(i) for i in np.argsort(_order(call))])
+
+
+@forward("expand", "expand_as", "broadcast_to")
+def _expand(call: Call) -> State:
+    shape = call.shape
+    return call.first.through(lambda t: t.expand(shape), ("expand", shape))
+
+
+@backward("expand", "expand_as", "broadcast_to")
+def _expand_back(call: Call, grads: Sequence[Table | None]) -> Gradients:
+    (g,) = grads
+    assert g is not None
+    yield call.node.inputs[0], reduced_to(g, call.first.shape)
+
+
+# --- picks along one dimension -------------------------------------------------------------------
+
+
+def picks(call: Call) -> list[tuple[int, np.ndarray]]:
+    """For each dimension that the operation picks from: the dimension and the indices."""
+    node, shape = call.node, call.first.shape
+    n = len(shape)
+    name = node.name
+    if name in ("slice", "select", "narrow"):
+        d = node["dim"] % n
+        size = shape[d]
+        if name == "select":
+            return [(d, np.array([node["index"] % size]))]
+        if name == "narrow":
+            start = node["start"] % size if node["start"] < 0 else node["start"]
+            return [(d, np.arange(start, start + node["length"]))]
+        return [(d, np.arange(size)[node.get("start") : node.get("end") : node.get("step") or 1])]
+    if name == "flip":
+        return [(d, np.arange(shape[d])[::-1]) for d in dims_of(node["dims"], n)]
+    if name == "roll":
+        dims = dims_of_ordered(node.get("dims"), n)
+        shifts = node["shifts"] if isinstance(node["shifts"], tuple) else (node["shifts"],)
+        return [
+            (d, (np.arange(shape[d]) - s) % shape[d]) for d, s in zip(dims, shifts, strict=True)
+        ]
+    if name == "repeat":
+        times = node["repeats"]
+        return [
+            (d, np.tile(np.arange(s), r))
+            for d, (s, r) in enumerate(zip(shape, times[len(times) - n :], strict=True))
+            if r > 1
+        ]
+    if name == "upsample_nearest" or name.startswith(("upsample_nearest", "_upsample_nearest")):
+        out = call.shape
+        return [(d, np.arange(out[d]) * shape[d] // out[d]) for d in range(2, n)]
+    return _padding(call)
+
+
+def dims_of_ordered(dim: object, n: int) -> tuple[int, ...]:
+    """Dimensions in the order given."""
+    dims = dim if isinstance(dim, tuple) else (dim,)
+    return tuple(d % n for d in dims if isinstance(d, int))
+
+
+def _padding(call: Call) -> list[tuple[int, np.ndarray]]:
+    """Indices of constant, reflection, replication and circular padding."""
+    node, shape = call.node, call.first.shape
+    pad = node.get("pad") or node.get("padding")
+    name, n, found = node.name, len(shape), []
+    for i in range(len(pad) // 2):
+        low, high, d = pad[2 * i], pad[2 * i + 1], n - 1 - i
+        if not low and not high:
+            continue
+        index = np.arange(-low, shape[d] + high)
+        size = shape[d]
+        if name == "constant_pad_nd":
+            index = np.where((index >= 0) & (index < size), index, -1)
+        elif "reflection" in name:
+            index = (size - 1) - np.abs((size - 1) - np.abs(index))
+        elif "replication" in name:
+            index = np.clip(index, 0, size - 1)
+        else:
+            index = index % size
+        found.append((d, index))
+    return found
+
+
+_PICKS = (
+    "slice select narrow flip roll repeat upsample_nearest1d upsample_nearest2d "
+    "upsample_nearest3d _upsample_nearest_exact2d constant_pad_nd reflection_pad1d "
+    "reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d replication_pad3d "
+    "_pad_circular"
+).split()
+
+
+@forward(*_PICKS)
+def _pick(call: Call) -> State:
+    moves = picks(call)
+    fill = float(call.node.get("value") or 0.0) if call.node.name == "constant_pad_nd" else 0.0
+    shape = call.shape
+    padded = any((index < 0).any() for _, index in moves)
+
+    def change(table: Table) -> Table:
+        if len(shape) > len(table.dims):  # repeat with new dimensions in front
+            table = table.expand((1,) * (len(shape) - len(table.dims)) + table.shape)
+        for d, index in moves:
+            table = table.gather(d - len(call.first.shape), index, fill)
+        return table.expand(shape) if call.node.name == "repeat" else table.reshape(shape)
+
+    key = (call.node.name, *((d, *_brief(index)) for d, index in moves))
+    return call.first.through(change, key, same_law=not padded)
+
+
+def _brief(index: np.ndarray) -> tuple[int, ...]:
+    """A picked range as a key that does not grow with it."""
+    return (len(index), int(index[0]), int(index[-1]), hash(index.tobytes())) if len(index) else ()
+
+
+@backward(*_PICKS)
+def _pick_back(call: Call, grads: Sequence[Table | None]) -> Gradients:
+    (g,) = grads
+    assert g is not None
+    shape = call.first.shape
+    if call.node.name == "select":
+        g = g.unsqueeze(call.node["dim"] % len(shape))
+    if len(g.dims) > len(shape):
+        g = g.sum(tuple(range(len(g.dims) - len(shape))))
+    for d, index in picks(call):
+        g = scattered(g, d, index, shape[d])
+    yield call.node.inputs[0], g
+
+
+def scattered(g: Table, dim: int, index: np.ndarray, size: int) -> Table:
+    """The adjoint of a pick: each element gets the sum of what was taken from it."""
+    kept = index[index >= 0]
+    if len(np.unique(kept)) == len(kept):
+        inverse = np.full(size, -1)
+        inverse[kept] = np.flatnonzero(index >= 0)
+        return g.gather(dim, inverse)
+    matrix = np.zeros((size, len(index)))
+    matrix[kept, np.flatnonzero(index >= 0)] = 1.0
+    return g.mixed(dim, matrix)
+
+
+# --- several parts -------------------------------------------------------------------------------
+
+_SPLITS = ("split", "split_with_sizes", "chunk", "unbind", "unsafe_split", "unsafe_chunk",
+           "unsafe_split_with_sizes", "tensor_split")  # fmt: skip
+
+
+@forward(*_SPLITS)
+def _split(call: Call) -> list[State]:
+    d = (call.node.get("dim") or 0) % len(call.first.shape)
+    found, start = [], 0
+    for position in range(len(call.node.outputs)):
+        shape = call.output(position).shape
+        size = 1 if call.node.name == "unbind" else shape[d]
+        index = np.arange(start, start + size)
+
+        def change(t: Table, index: np.ndarray = index, shape: tuple[int, ...] = shape) -> Table:
+            return t.gather(d, index).reshape(shape)
+
+        found.append(call.first.through(change, ("slice", d, *_brief(index), shape)))
+        start += size
+    return found
+
+
+@backward(*_SPLITS)
+def _split_back(call: Call, grads: Sequence[Table | None]) -> Gradients:
+    d = (call.node.get("dim") or 0) % len(call.first.shape)
+    parts = []
+    for position, g in enumerate(grads):
+        shape = list(call.output(position).shape)
+        if call.node.name == "unbind":
+            shape.insert(d, 1)
+        parts.append(Table.constant(shape, 0.0) if g is None else g.reshape(shape))
+    yield call.node.inputs[0], concatenate(parts, d)
+
+
+@forward("cat", "stack", "concat", "hstack", "vstack")
+def _cat(call: Call) -> State:
+    parts = [s for s in call["tensors"] if prod(s.shape)]
+    d = call.node.get("dim") or 0
+    n = len(call.shape)
+    d %= n
+    tables = [p.table.unsqueeze(d) if call.node.name == "stack" else p.table for p in parts]
+    table = concatenate(tables, d, _shared(parts, tables, d))
+    alike = all(p.gaussian and p.function is None for p in parts)
+    return State(table, CLOSED, call.token(), gaussian=alike, roots=call.roots,
+                 nonnegative=all(p.nonnegative for p in parts))  # fmt: skip
+
+
+def _shared(
+    parts: Sequence[State], tables: Sequence[Table], dim: int
+) -> Callable[[int, int], np.ndarray | None]:
+    """E[x y] of two parts that are picked from one tensor: pairs that differ along the pick."""
+
+    def cross(i: int, j: int) -> np.ndarray | None:
+        if parts[i].token == parts[j].token and tables[i].dims == tables[j].dims:
+            (a,) = tables[i].own(dim).axes((dim,))
+            t = tables[i].own(dim)
+            k = len(t.factors)
+            same, n = t.pairs.take(0, a), t.factors[a]
+            both = (same + (n - 1) * t.pairs.take(1, a)) / n
+            return np.asarray(both.mean(k - 1 + a, keepdims=True))
+        return None
+
+    return cross
+
+
+@backward("cat", "stack", "concat")
+def _cat_back(call: Call, grads: Sequence[Table | None]) -> Gradients:
+    (g,) = grads
+    assert g is not None
+    d = (call.node.get("dim") or 0) % len(call.shape)
+    start = 0
+    for index in call.node.inputs:
+        shape = call.states[index].shape
+        if not prod(shape):
+            continue
+        size = 1 if call.node.name == "stack" else shape[d]
+        yield index, g.gather(d, np.arange(start, start + size)).reshape(shape)
+        start += size
+
+
+@forward("index_select", "index")
+def _index(call: Call) -> State:
+    from fanin.signal.transfer.embedding import looked_up
+
+    d, index = _chosen(call)
+    if index is None or index.ndim == 1 or d:
+        if index is None or index.ndim != 1:
+            return _unknown_rows(call)
+        return call.first.through(lambda t: t.gather(d, index), ("pick", d, *_brief(index)))
+    table = looked_up(call.first.table, index)
+    return State(table, CLOSED, call.token(), gaussian=call.first.gaussian, roots=call.first.roots)
+
+
+def _unknown_rows(call: Call) -> State:
+    """Rows picked by an index that depends on the data: like any others."""
+    shape = call.shape
+    whole = call.first.table.flat()
+    table = Table.iid(shape, whole.average, whole.second_moment)
+    how = f"{ASSUMED}: rows picked by data are like any others"
+    return State(table, how, call.token(), gaussian=call.first.gaussian, roots=call.roots)
+
+
+def _chosen(call: Call) -> tuple[int, np.ndarray | None]:
+    """The dimension that is indexed and the indices, if they are known and there is one."""
+    node = call.node
+    if node.name == "index_select":
+        return node["dim"] % len(call.first.shape), call["index"].data
+    known = [(d, s) for d, s in enumerate(call["indices"]) if s is not None]
+    if len(known) != 1:
+        return 0, None
+    d, state = known[0]
+    data = state.data
+    if data is not None and data.dtype == bool:
+        data = np.flatnonzero(data) if data.ndim == 1 else None
+    return d, data
+
+
+@backward("index_select", "index")
+def _index_back(call: Call, grads: Sequence[Table | None]) -> Gradients:
+    from fanin.signal.transfer.embedding import looked_up_back
+
+    (g,) = grads
+    assert g is not None
+    d, index = _chosen(call)
+    source = call.node.inputs[0]
+    if index is not None and index.ndim == 1:
+        yield source, scattered(g, d, index % call.first.shape[d], call.first.shape[d])
+    elif index is not None and d == 0:
+        yield source, looked_up_back(g, index, call.first.shape)
+    else:
+        share = prod(call.shape) / max(prod(call.first.shape), 1)
+        yield (
+            source,
+            replace(
+                call.first, table=Table.iid(call.first.shape, 0.0, g.second_moment * share)
+            ).table,
+        )
