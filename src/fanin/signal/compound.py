@@ -2,7 +2,7 @@
 
 A candidate is a multiplication, division or subtraction whose operands come from one value by
 elementwise operations and reductions alone. It is run on random arrays, in float64, and compared
-with the norms and the softmax over the reduced axes, up to a factor. So any spelling of a norm is the
+with the norms and the softmax over the reduced axes, up to a factor. Any spelling of a norm is the
 same norm: x * rsqrt(mean(x**2) + eps), x / (norm(x) / sqrt(d)), and others.
 """
 
