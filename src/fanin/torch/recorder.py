@@ -45,6 +45,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
         self.nodes: list[Node] = []
         self.values: list[Value] = []
         self.data: dict[int, torch.Tensor] = {}
+        self.notes: list[str] = []
         self.failure: tuple[str, str, BaseException] | None = None
         self.memory = Memory(self._emit)
         self._leaves: list[tuple[torch.Tensor, Kind, str, bool]] = []
@@ -136,12 +137,34 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
             shapes = self._call(func, self._on_meta(func, bound), _blank)
             known = max((t.numel() for t in _tensors(shapes)), default=0) <= KNOWN_LIMIT
         if not known:
-            return self._call(func, self._on_meta(func, bound), self._meta_twin), False
+            return self._call_meta(func, bound), False
         bound = {k: None if _is_meta(v) else v for k, v in bound.items()}
         result = self._call(func, bound, self._real_twin)
         if schema.short_name(func).startswith(("empty", "new_empty")):
             result.zero_()  # so that what is read before it is written does not hang on luck
         return result, True
+
+    def _call_meta(self, func: Any, bound: dict[str, Any]) -> Any:
+        """The result on meta; of an operation that meta does not do, found with zeros."""
+        on_meta = self._on_meta(func, bound)
+        try:
+            return self._call(func, on_meta, self._meta_twin)
+        except Exception:
+            size = sum(t.numel() for t in _tensors(bound))
+            if schema.written(func) or schema.by_content(func) or size > KNOWN_LIMIT:
+                raise
+            shapes = self._on_zeros(func, bound)
+            if shapes is None:
+                raise
+        self.notes.append(f"{schema.recorded_name(func)} does not run on meta: shapes from zeros")
+        return tree_map_only(torch.Tensor, _blank, shapes)
+
+    def _on_zeros(self, func: Any, bound: dict[str, Any]) -> Any:
+        """The result for zeros in place of the tensors; None if that does not run either."""
+        try:
+            return self._call(func, bound, _zeros)
+        except Exception:
+            return None
 
     def _on_meta(self, func: Any, bound: dict[str, Any]) -> dict[str, Any]:
         """The arguments for a run on meta: the device, and masks as indices."""
@@ -170,6 +193,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
         for name in _STATISTICS:
             if isinstance(bound.get(name), torch.Tensor):
                 bound[name] = bound[name].clone()
+        if schema.recurrent(func) and convert == self._meta_twin:
+            return schema.recurrent_shapes(bound)
         return func(**bound)
 
     def _keep_from_writes(self, tensor: torch.Tensor) -> None:
@@ -328,6 +353,11 @@ def _argument(item: Any, indices: Iterator[int]) -> Any:
 def _blank(tensor: torch.Tensor) -> torch.Tensor:
     """A meta tensor of the same sizes and strides, on a storage of its own."""
     return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+
+
+def _zeros(tensor: torch.Tensor) -> torch.Tensor:
+    """A CPU tensor of zeros of the same shape."""
+    return torch.zeros(tensor.shape, dtype=tensor.dtype)
 
 
 def _with_geometry(storage: torch.Tensor, like: torch.Tensor) -> torch.Tensor:

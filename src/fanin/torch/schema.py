@@ -9,13 +9,14 @@ import torch
 
 aten = torch.ops.aten
 
+_RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 # Composite operations that say more whole than in parts; all others are taken apart.
 _WHOLE = frozenset(
     [
         *("linear", "matmul", "scaled_dot_product_attention", "bilinear", "prelu"),
         *("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"),
         *("layer_norm", "group_norm", "batch_norm", "instance_norm", "rms_norm"),
-        *("lstm", "gru", "rnn_tanh", "rnn_relu"),
+        *_RECURRENT,
         *("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"),
         *("max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d"),
         *("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d"),
@@ -30,7 +31,7 @@ _COPIES = frozenset({"clone", "_to_copy", "_unsafe_view", "pixel_shuffle", "chan
 _DRAWS_IF = {
     "scaled_dot_product_attention": "dropout_p",
     "rrelu": "training",
-    **dict.fromkeys(["lstm", "gru", "rnn_tanh", "rnn_relu"], "dropout"),
+    **dict.fromkeys(_RECURRENT, "dropout"),
     **dict.fromkeys(
         ["dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"], "train"
     ),
@@ -117,6 +118,21 @@ def by_content(func: Any) -> bool:
     """Whether the shape of the result, or a number it returns, follows from content."""
     tags = (torch.Tag.dynamic_output_shape, torch.Tag.data_dependent_output)
     return any(tag in func.tags for tag in tags)
+
+
+@cache
+def recurrent(func: Any) -> bool:
+    """Whether the operation is a whole recurrent layer over time."""
+    return short_name(func) in _RECURRENT
+
+
+def recurrent_shapes(bound: dict[str, Any]) -> tuple[torch.Tensor, ...]:
+    """Empty results of a recurrent layer; running it on meta would take every step apart."""
+    first = bound["input"] if "input" in bound else bound["data"]
+    states = bound["hx"] if isinstance(bound["hx"], (list, tuple)) else [bound["hx"]]
+    directions = 2 if bound["bidirectional"] else 1
+    width = directions * states[0].shape[-1]
+    return first.new_empty((*first.shape[:-1], width)), *(s.new_empty(s.shape) for s in states)
 
 
 def constant(item: Any) -> Any:

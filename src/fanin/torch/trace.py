@@ -93,9 +93,8 @@ class _Pass:
             self.recorder.adopt(n.tensor, _kind(n), n.names[0], known=_known(n)) for n in self.named
         ]
         args, kwargs, inputs = self._place_inputs(real=real)
-        gradients = torch.enable_grad() if grad else torch.inference_mode()
         try:
-            with put_back(self.model), _undisturbed(), self.sites, gradients:
+            with put_back(self.model), _undisturbed(), self.sites, _autograd(grad):
                 with self.recorder:
                     result = self.model(*args, **kwargs)
                 outputs = tuple(self.recorder.index_of(t) for t in _tensors(result))
@@ -146,6 +145,7 @@ class _Pass:
             outputs=outputs,
             modules=self.sites.table(),
             parametrizations=tuple(self._parametrizations()),
+            notes=tuple(dict.fromkeys(recorder.notes)),
             training=self.model.training,
         )
 
@@ -192,6 +192,17 @@ class _Pass:
             path = paths.get(id(step.tb_frame.f_locals.get("self")), path)
             step = step.tb_next
         return path, ""
+
+
+@contextlib.contextmanager
+def _autograd(on: bool) -> Iterator[None]:
+    """With gradients, or below autograd: there operations are not yet taken apart."""
+    if on:
+        with torch.enable_grad():
+            yield
+    else:
+        with torch.no_grad(), torch._C._AutoDispatchBelowADInplaceOrView():
+            yield
 
 
 @contextlib.contextmanager
