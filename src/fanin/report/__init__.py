@@ -1,0 +1,1 @@
+"""What check, audit and explain say: values first; text, JSON, HTML and figures from the same value."""

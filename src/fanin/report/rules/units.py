@@ -1,0 +1,104 @@
+"""Units without a slope: dead at every sample, or saturated at most."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
+from fanin.report.findings import CHECKS, Finding, rule
+from fanin.report.view import DEVIATIONS, TRAINABLE, View, listed
+from fanin.torch.measurement import Layer
+from fanin.torch.slope import COLUMNS, SAMPLES
+
+
+@rule(CHECKS, "CHK107", "saturated-units")
+def saturated(view: View) -> Iterator[Finding]:
+    """Bounded activations that work on their flat tails."""
+    rows = [row for row in view.trunk if row.saturated is not None]
+    bad = [row for row in rows if (row.saturated or 0.0) > 0.5]
+    if not bad:
+        return
+    lost = -math.fsum(math.log(max(1 - (row.saturated or 0.0), 1e-300)) for row in bad)
+    first = bad[0]
+    reads = math.sqrt(max(_input_of(view, first), 0.0))
+    yield saturated.finding(
+        "FAIL" if lost > TRAINABLE or len(bad) > len(rows) / 2 else "WARN",
+        first.name,
+        f"{first.operation} reads values of root mean square {reads:.3g} and is flat for most of "
+        "them, so hardly a gradient passes.",
+        f"{first.saturated:.0%} of the values have a slope below 1% of the largest, in "
+        f"{len(bad)} of {len(rows)} such layers",
+        f"fanin.init_(model, inputs)  # or weights with gain {_gain_text(first.operation)}",
+    )
+
+
+def _input_of(view: View, row: Layer) -> float:
+    """The second moment of what an activation reads."""
+    return max((view.layers[p].second_moment for p in row.parents), default=0.0)
+
+
+def _gain_text(operation: str) -> str:
+    return f'fanin.gain("{operation}")'
+
+
+@rule(CHECKS, "CHK106", "dead-units")
+def dead(view: View) -> Iterator[Finding]:
+    """Units without a slope at every sample, beyond what correlated inputs explain."""
+    rows = [row for row in view.trunk if row.dead and row not in _saturated(view)]
+    bad = [row for row in rows if (row.dead or 0.0) > _allowed(view, row)]
+    if not bad:
+        return
+    alive = math.fsum(math.log(max(1 - (row.dead or 0.0), 1e-300)) for row in bad)
+    first = max(bad, key=lambda row: row.dead or 0.0)
+    closed = first.dead == 1
+    yield dead.finding(
+        "FAIL" if closed or -alive > TRAINABLE else "WARN",
+        first.name,
+        f"Units of {first.operation} have no slope at any sample, so neither signal nor gradient "
+        "passes them.",
+        f"{first.dead:.0%} of {first.width} units dead, where at most {_allowed(view, first):.0%} "
+        f"is chance; {len(bad)} layers: {listed([row.name for row in bad])}",
+        "fanin.init_(model, inputs)  # and look at the bias in front of it",
+    )
+
+
+def _saturated(view: View) -> list[Layer]:
+    return [row for row in view.trunk if (row.saturated or 0.0) > 0.5]
+
+
+def _allowed(view: View, row: Layer) -> float:
+    """Share of dead units that correlated inputs and a sample of units explain.
+
+    With pre-activations N(0, q) that have correlation c between samples, a rectifier's unit is
+    silent at n samples with probability E[Phi(-Z sqrt(c / (1 - c)))^n]; several positions of one
+    sample only lower it. Added are `DEVIATIONS` standard errors of a share of the units seen.
+    """
+    before = view.layers[row.parents[0]] if row.parents else row
+    c = 1.0 if before.correlation is None else min(max(before.correlation, 0.0), 1.0)
+    chance = silent_by_chance(c, min(view.batch, SAMPLES))
+    units = max(min(row.width, COLUMNS), 1)
+    return chance + DEVIATIONS * math.sqrt(max(chance * (1 - chance), 1 / units) / units)
+
+
+def silent_by_chance(correlation: float, samples: int) -> float:
+    r"""Probability that a centred Gaussian is negative at all samples.
+
+    *Definition*: E[Phi(-Z sqrt(c / (1 - c)))^n], c = `correlation`, n = `samples`.
+
+    Example:
+        >>> silent_by_chance(0.0, 3)
+        0.125
+        >>> round(silent_by_chance(0.5, 2), 6)  # 1/4 + arcsin(1/2) / (2 pi)
+        0.333333
+    """
+    if correlation >= 1:
+        return 0.5
+    # Midpoints of equal shares of the normal: exact for n = 1, and within 1e-6 for smooth powers.
+    nodes, weights = np.polynomial.legendre.leggauss(200)
+    z = 9.0 * nodes
+    density = 9.0 * weights * np.exp(-z * z / 2) / math.sqrt(2 * math.pi)
+    slope = math.sqrt(correlation / (1 - correlation))
+    below = np.array([0.5 * math.erfc(slope * v / math.sqrt(2)) for v in z])
+    return float(round(density @ below**samples, 12))
