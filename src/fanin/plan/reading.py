@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -63,11 +63,12 @@ class Use:
         return self.node.outputs[0]
 
 
-def read(graph: Graph) -> dict[str, tuple[Use, ...]]:
+def read(graph: Graph, normed: Container[int]) -> dict[str, tuple[Use, ...]]:
     """Every use of every parameter and parametrized weight, in order of execution.
 
     Args:
         graph: a traced graph.
+        normed: indices of the values that a norm made, also one written by hand.
 
     Returns:
         The uses by first name; parameters that no operation reads are absent.
@@ -75,7 +76,7 @@ def read(graph: Graph) -> dict[str, tuple[Use, ...]]:
     uses: dict[str, list[Use]] = {}
     for node in graph.nodes:
         if not node.view:
-            for use in _uses(graph, node):
+            for use in _uses(graph, node, normed):
                 uses.setdefault(use.path, []).append(use)
     return {path: tuple(found) for path, found in uses.items()}
 
@@ -95,7 +96,7 @@ def named(graph: Graph, index: int) -> str | None:
         index = node.inputs[0]
 
 
-def _uses(graph: Graph, node: Node) -> Iterator[Use]:
+def _uses(graph: Graph, node: Node, normed: Container[int]) -> Iterator[Use]:
     """What one operation does with the parameters that it reads."""
     names = {i: name for i in node.inputs if (name := named(graph, i)) is not None}
     if not names:
@@ -119,7 +120,7 @@ def _uses(graph: Graph, node: Node) -> Iterator[Use]:
         yield from _single(graph, node, names, "weight", "matrix", node.inputs[0], fans)
         yield from _bias(node, names, "bias", names[node["weight"].value])
     else:
-        yield from _elementwise(graph, node, names)
+        yield from _elementwise(graph, node, names, normed)
 
 
 def _index(node: Node, argument: str) -> int | None:
@@ -243,75 +244,43 @@ def _recurrent(graph: Graph, node: Node, names: dict[int, str]) -> Iterator[Use]
         yield Use(name, "recurrent", node, data, fans, gates=split, hidden=hidden)
 
 
-def _elementwise(graph: Graph, node: Node, names: dict[int, str]) -> Iterator[Use]:
+def _elementwise(
+    graph: Graph, node: Node, names: dict[int, str], normed: Container[int]
+) -> Iterator[Use]:
     """A parameter that scales, shifts, or does something that has no name here."""
     for index, name in names.items():
         others = [i for i in node.inputs if i not in names and graph.values[i].varying]
         if len(others) != 1 or not node.pointwise:
             yield Use(name, "other", node, others[0] if others else None)
         elif node.name in ("mul", "div"):
-            kind: Kind = "norm scale" if is_norm(graph, _maker(graph, others[0])) else "scale"
+            after_norm = graph.origin(others[0]).index in normed
+            kind: Kind = "norm scale" if after_norm else "scale"
             yield Use(name, kind, node, others[0])
         elif node.name in ("add", "sub"):
-            yield _shift(graph, node, name, index, others[0])
+            yield _shift(graph, node, name, index, others[0], normed)
         else:
             yield Use(name, "other", node, others[0])
 
 
-def _shift(graph: Graph, node: Node, name: str, index: int, data: int) -> Use:
+def _shift(
+    graph: Graph, node: Node, name: str, index: int, data: int, normed: Container[int]
+) -> Use:
     """An added parameter: the bias of a matrix, the shift of a norm, or a table of positions."""
-    maker = _maker(graph, data)
+    maker = graph.producer(graph.origin(data))
     whole = graph.values[index].size
     if maker is not None and maker.name in ("linear", "convolution", *_PRODUCTS):
         weights = [n for i in maker.inputs if (n := named(graph, i)) is not None]
         channels = graph.values[maker.outputs[0]].shape[1 if maker.name == "convolution" else -1]
         if weights and whole == channels:
             return Use(name, "bias", node, data, weight=weights[0])
-    if maker is not None and maker.name == "mul":
-        scaled = [i for i in maker.inputs if named(graph, i) is None]
-        if any(is_norm(graph, _maker(graph, i)) for i in scaled):
-            return Use(name, "norm shift", node, data)
-    return Use(name, "shift", node, data)
+    scaled = maker.inputs if maker is not None and maker.name == "mul" else ()
+    after_norm = any(graph.origin(i).index in normed for i in scaled)
+    return Use(name, "norm shift" if after_norm else "shift", node, data)
 
 
 def _maker(graph: Graph, index: int) -> Node | None:
     """The operation that made a value, views aside."""
     return graph.producer(graph.origin(index))
-
-
-_REDUCTIONS = frozenset({"mean", "var", "var_mean", "std", "sum", "linalg_vector_norm", "norm"})
-_BETWEEN = frozenset(
-    {
-        *("rsqrt", "sqrt", "reciprocal", "add", "pow", "clamp", "clamp_min", "maximum", "div"),
-        *("expand", "_to_copy", "unsqueeze", "mul", "detach", "clone"),
-    }
-)
-
-
-def is_norm(graph: Graph, node: Node | None) -> bool:
-    """Whether an operation normalises: a norm layer, or x times a power of a mean of x^2."""
-    if node is None or node.name in NORMS:
-        return node is not None
-    if node.name not in ("mul", "div") or len(node.inputs) != 2:
-        return False
-    full = graph.values[node.outputs[0]].shape
-    return any(_is_spread(graph, i) for i in node.inputs if graph.values[i].shape != full)
-
-
-def _is_spread(graph: Graph, index: int) -> bool:
-    """Whether a value is computed from a mean square or a norm by way of a root."""
-    rooted = False
-    for _ in range(8):
-        node = graph.producer(index)
-        if node is None:
-            return False
-        if node.name in _REDUCTIONS:
-            return rooted or node.name in ("std", "linalg_vector_norm", "norm")
-        if node.name not in _BETWEEN:
-            return False
-        rooted |= node.name in ("rsqrt", "sqrt", "pow")
-        index = next((i for i in node.inputs if graph.values[i].varying), node.inputs[0])
-    return False
 
 
 def _own_axes(graph: Graph, index: int, words: Sequence[str]) -> str:
