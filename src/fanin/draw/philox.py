@@ -48,7 +48,7 @@ def philox4x32(
         ['0x6627e8d5', '0xe169c58d', '0xbc57ac4c', '0x9b00dbd8']
 
     Reference:
-        Salmon, Moraes, Dror & Shaw 2011, "Parallel random numbers: as easy as 1, 2, 3", section 4.3.
+        Salmon, Moraes, Dror & Shaw 2011, "Parallel random numbers: as easy as 1, 2, 3", 4.3.
     """
     m0, m1 = (np.uint64(m) for m in MULTIPLIERS)
     c0, c1, c2, c3 = (np.asarray(word, np.uint64) for word in counter)
@@ -73,19 +73,22 @@ class Stream:
     key: tuple[int, int]
     lane: tuple[int, int]
 
-    def words(self, first: int, count: int) -> Words:
-        """Blocks first to first + count - 1 as a uint32 array [4, count]."""
-        blocks = np.arange(first, first + count, dtype=np.uint64)
+    def words(self, blocks: NDArray[np.uint64]) -> Words:
+        """The words of numbered blocks [n] as a uint32 array [4, n]."""
         low, high = (blocks & _LOW).astype(np.uint32), (blocks >> _SHIFT).astype(np.uint32)
-        lane = [np.full(count, word, np.uint32) for word in self.lane]
+        lane = [np.full(len(blocks), word, np.uint32) for word in self.lane]
         return np.stack(philox4x32((low, high, lane[0], lane[1]), self.key))
+
+    def refined(self) -> Stream:
+        """The stream of further digits for the same elements: the next lane."""
+        return Stream(self.key, (self.lane[0], self.lane[1] ^ 1))
 
 
 def stream(seed: int, name: str) -> Stream:
     """The stream of one tensor, from the seed and the tensor's canonical name.
 
-    *Definition.* The 16 bytes BLAKE2b(seed as 8 little-endian bytes, then the name in UTF-8) are the
-    Philox key and the upper half of its counter.
+    *Definition.* The 16 bytes BLAKE2b(seed as 8 little-endian bytes, then the name in UTF-8) are
+    the Philox key and the upper half of its counter.
 
     Args:
         seed: an integer in [0, 2^64).

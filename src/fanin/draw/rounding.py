@@ -1,4 +1,4 @@
-"""One rounding from float32 to the narrower types, to nearest, ties to even, as bit patterns."""
+"""The floating types that can be drawn, and one rounding from float32 to the narrow ones."""
 
 from __future__ import annotations
 
@@ -29,6 +29,16 @@ class Format:
     bias: int
     largest: float
 
+    @property
+    def smallest(self) -> float:
+        """The least positive value."""
+        return float(2.0 ** (1 - self.bias - self.mantissa))
+
+    @property
+    def narrow(self) -> bool:
+        """Whether float32 values must be rounded to it."""
+        return self.mantissa < 23
+
 
 FORMATS = {
     f.name: f
@@ -36,35 +46,49 @@ FORMATS = {
         Format("float64", np.float64, 52, 1023, float(np.finfo(np.float64).max)),
         Format("float32", np.float32, 23, 127, float(np.finfo(np.float32).max)),
         Format("float16", np.uint16, 10, 15, 65504.0),
-        Format("bfloat16", np.uint16, 7, 127, float(255 * 2.0**120)),
+        Format("bfloat16", np.uint16, 7, 127, 255 * 2.0**120),
         Format("float8_e4m3fn", np.uint8, 3, 7, 448.0),
         Format("float8_e5m2", np.uint8, 2, 15, 57344.0),
     )
 }
 
 
-def to_bits(values: NDArray[np.float32], target: Format) -> NDArray[Any]:
-    """The bits of float32 values, rounded once to a type of 16 or 8 bits.
+def constants(target: Format) -> tuple[np.uint32, np.uint32, np.uint32, np.float32, np.uint32]:
+    """What `to_bits` needs of a narrow format.
 
-    *Definition.* In the normal range the float32 bits lose their last 23 - mantissa bits by
-    rounding to nearest even. Below it, adding the float32 number whose last place is the
-    target's smallest step makes the float32 addition do the rounding.
+    Returns:
+        Bits dropped from the mantissa; what the exponent loses; the float32 bits of the least
+        normal number; the float32 whose last place is the format's least step; how far the
+        sign moves down.
+    """
+    width = 8 * np.dtype(target.storage).itemsize
+    return (
+        np.uint32(23 - target.mantissa),
+        np.uint32((127 - target.bias) << target.mantissa),
+        np.uint32((128 - target.bias) << 23),
+        np.float32(2.0 ** (24 - target.bias - target.mantissa)),
+        np.uint32(32 - width),
+    )
+
+
+def to_bits(values: NDArray[np.float32], target: Format) -> NDArray[Any]:
+    """The bits of float32 values, rounded once, to nearest and ties to even.
+
+    *Definition.* In the normal range the mantissa loses its last bits, rounded. Below it, the
+    value is added to the float32 number whose last place is the format's least step, so that
+    the addition rounds.
 
     Args:
         values: float32, at most `target.largest` in size.
-        target: a format narrower than float32.
+        target: a narrow format.
     """
+    drop, rebias, smallest, magic, down = constants(target)
     bits = values.view(np.uint32)
-    sign = bits & np.uint32(0x80000000)
-    size = bits ^ sign
-    drop = 23 - target.mantissa
-    odd = (size >> np.uint32(drop)) & np.uint32(1)
-    half = np.uint32((1 << (drop - 1)) - 1)
-    rebias = np.uint32((127 - target.bias) << target.mantissa)
-    rounded = ((size + half + odd) >> np.uint32(drop)) - rebias
-    magic = np.float32(2.0 ** (24 - target.bias - target.mantissa))
-    tiny = (size.view(np.float32) + magic).view(np.uint32) - magic.view(np.uint32)
-    smallest = np.uint32((128 - target.bias) << 23)
-    small = np.where(size < smallest, tiny, rounded) if target.bias < 127 else rounded
-    width = 8 * np.dtype(target.storage).itemsize
-    return (small | sign >> np.uint32(32 - width)).astype(target.storage)
+    size = bits & np.uint32(0x7FFFFFFF)
+    odd = (size >> drop) & np.uint32(1)
+    half = np.uint32((1 << int(drop - 1)) - 1)
+    rounded = ((size + half + odd) >> drop) - rebias
+    if rebias:  # bfloat16 has the exponents of float32, and needs no other case
+        tiny = (size.view(np.float32) + magic).view(np.uint32) - magic.view(np.uint32)
+        rounded = np.where(size < smallest, tiny, rounded)
+    return (rounded | (bits & np.uint32(0x80000000)) >> down).astype(target.storage)
