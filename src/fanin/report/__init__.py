@@ -1,1 +1,1 @@
-"""What check, audit and explain say: values first; text, JSON, HTML and figures from the same value."""
+"""What check, audit and explain say: values first, then text, JSON, HTML and figures of them."""

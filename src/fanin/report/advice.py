@@ -40,6 +40,12 @@ def weights_sentence(view: View) -> str:
     return text
 
 
+def parameter(name: str) -> str:
+    """Code that reaches a parameter of `model` by its name."""
+    dotted = all(part.isidentifier() for part in name.split("."))
+    return f"model.{name}" if dotted else f'model.get_parameter("{name}")'
+
+
 def gain_advice(view: View, centred: bool = False) -> str:
     """Code that mends the scale of the whole model."""
     rule = "centred" if centred or view.activations in COLLAPSING else "second_moment"

@@ -78,5 +78,5 @@ def judge(measured: Measurement, *, ignore: Sequence[str] = ()) -> Report:
     """
     view = View(measured)
     found = (finding for rule in CHECKS.values() for finding in rule.look(view))
-    findings = rank(without(found, ignore), tuple(CHECKS))
+    findings = rank(without(found, ignore))
     return Report("check", measured.model, findings, measured)

@@ -56,9 +56,16 @@ class Rule:
         return Finding(self.id, self.name, severity, where, cause, number, fix)
 
 
-# In order of cause: what comes first explains what comes later.
 CHECKS: dict[str, Rule] = {}
 AUDITS: dict[str, Rule] = {}
+
+CAUSES_FIRST = (
+    *("nonfinite", "input-scale", "equal-units", "zero-pair", "gradient-stops"),
+    *("saturated-units", "dead-units", "vanishing-signal", "exploding-signal", "collapsed-inputs"),
+    *("vanishing-gradient", "exploding-gradient", "unstable-fixed-point", "start-loss"),
+    *("depth-scaling", "residual-growth", "never-called", "batch-too-small"),
+)
+"""Rules of `check` in order of cause: what comes first explains what comes later."""
 
 Look = TypeVar("Look", bound=Callable[..., Iterable[Finding]])
 
@@ -74,12 +81,15 @@ def rule(register: dict[str, Rule], id: str, name: str) -> Callable[[Look], Rule
     return add
 
 
-def rank(findings: Iterable[Finding], order: Sequence[str]) -> tuple[Finding, ...]:
+def rank(findings: Iterable[Finding]) -> tuple[Finding, ...]:
     """Worst first; of equal severity causes before consequences."""
-    place = {id: i for i, id in enumerate(order)}
-    return tuple(
-        sorted(findings, key=lambda f: (SEVERITIES.index(f.severity), place[f.rule], f.where == ""))
-    )
+
+    def place(finding: Finding) -> tuple[int, int]:
+        known = finding.name in CAUSES_FIRST
+        order = CAUSES_FIRST.index(finding.name) if known else len(CAUSES_FIRST)
+        return SEVERITIES.index(finding.severity), order
+
+    return tuple(sorted(findings, key=place))
 
 
 def without(findings: Iterable[Finding], ignore: Sequence[str]) -> Iterator[Finding]:

@@ -71,7 +71,8 @@ class Report:
         """Signal and gradient layer by layer (a check), or stds by tensor (an audit)."""
         from fanin.report.figures import plot
 
-        return plot(self, ax)
+        made: Axes = plot(self, ax)
+        return made
 
 
 def _keep(content: str, path: str | Path | None) -> str:

@@ -18,6 +18,8 @@ DEVIATIONS = 4.0
 """Standard errors beyond which chance is no explanation."""
 KURTOSIS = 5.0
 """Variance of the log second moment that one layer of width n adds: at most 5/n (ReLU)."""
+INPUT = -1
+"""Stands for the model's input where the index of a row does for others."""
 LINEAR = ("linear", "embedding", "recurrent", "attention")
 
 
@@ -27,13 +29,13 @@ class Branch:
 
     Args:
         add: the row where it joins.
-        skip: the row of the stream that it left.
+        skip: the row of the stream that it left; None where that is the model's input.
         end: the row that was added to the stream.
         rows: the branch's rows in order of execution.
     """
 
     add: Layer
-    skip: Layer
+    skip: Layer | None
     end: Layer
     rows: tuple[Layer, ...]
 
@@ -151,14 +153,17 @@ class View:
         return tuple(b for b in map(self._branch, self.trunk) if b is not None)
 
     def _branch(self, add: Layer) -> Branch | None:
-        if add.kind != "add" or len(add.parents) != 2:
+        if add.kind != "add" or any(len(rows) > 1 for rows in add.operands):
             return None
-        early, late = (self.layers[p] for p in add.parents)
-        between = self._between(early.index, late.index)
-        if early.index not in between:
+        start, end = sorted(rows[0] if rows else INPUT for rows in add.operands)
+        if start == end:
             return None
-        rows = tuple(self.layers[i] for i in sorted(between - {early.index}))
-        return Branch(add, early, late, rows)
+        between = self._between(start, end)
+        if start != INPUT and start not in between:
+            return None
+        rows = tuple(self.layers[i] for i in sorted(between - {start}))
+        skip = None if start == INPUT else self.layers[start]
+        return Branch(add, skip, self.layers[end], rows)
 
     def _between(self, start: int, end: int) -> set[int]:
         """Rows from which `end` was computed, back to `start`."""
@@ -176,9 +181,9 @@ class View:
         chains: list[list[Branch]] = []
         for branch in self.branches:
             source = branch.skip
-            while source.kind == "activation" and len(source.parents) == 1:
+            while source and source.kind == "activation" and len(source.parents) == 1:
                 source = self.layers[source.parents[0]]
-            home = next((c for c in chains if c[-1].add.index == source.index), None)
+            home = next((c for c in chains if source and c[-1].add.index == source.index), None)
             if home is None:
                 chains.append([branch])
             else:

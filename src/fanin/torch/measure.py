@@ -22,7 +22,7 @@ from fanin.torch.calling import (
 )
 from fanin.torch.measurement import Input, Layer, Loss, Measurement
 from fanin.torch.probe import Probe, Row, Trace
-from fanin.torch.statistics import square_sum
+from fanin.torch.statistics import moments, sample
 from fanin.torch.untouched import untouched
 from fanin.torch.weights import never_trains, weights
 
@@ -84,7 +84,7 @@ def measure(
             type(inner).__name__,
             tuple(_layers(probe.trace)),
             weights(inner, gradients),
-            tuple(_input(name, t) for name, t in tensors),
+            tuple(_input(name, t, batch) for name, t in tensors),
             batch,
             run.described,
             run.rows,
@@ -267,6 +267,7 @@ def _layer(row: Row, numbers: list[float], seen: list[float], total: float | Non
         row.dtype,
         row.depth,
         row.parents,
+        row.operands,
         row.weights,
         row.width,
         second,
@@ -282,17 +283,19 @@ def _layer(row: Row, numbers: list[float], seen: list[float], total: float | Non
     )
 
 
-def _input(name: str, tensor: torch.Tensor) -> Input:
+def _input(name: str, tensor: torch.Tensor, batch: int) -> Input:
     """What was given, in numbers."""
-    flat = tensor.detach().reshape(-1)
-    kind = str(tensor.dtype).removeprefix("torch.")
-    shape = tuple(tensor.shape)
-    if not flat.numel() or flat.is_complex():
-        return Input(name, shape, kind, None, 0.0, 0.0, False)
-    low, high = (float(v) for v in flat.aminmax())
-    real = tensor.is_floating_point()
-    second = float(square_sum(flat)) / flat.numel() if real else None
-    return Input(name, shape, kind, second, low, high, real and not math.isfinite(second or 0.0))
+    kind, shape = str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape)
+    if not tensor.numel() or tensor.is_complex():
+        return Input(name, shape, kind, None, None, 0.0, 0.0, False)
+    low, high = (float(v) for v in tensor.detach().aminmax())
+    if not tensor.is_floating_point():
+        return Input(name, shape, kind, None, None, low, high, False)
+    second, _, spread, total = moments(tensor, sample(tensor, batch)).tolist()
+    broken = not math.isfinite(total)
+    return Input(
+        name, shape, kind, second, None if math.isnan(spread) else spread, low, high, broken
+    )
 
 
 def _never_called(model: nn.Module, trace: Trace, gradients: Gradients) -> tuple[str, ...]:

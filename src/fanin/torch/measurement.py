@@ -27,6 +27,7 @@ class Layer:
         dtype: of the tensor.
         depth: weight layers on the longest path from the input.
         parents: indices of the rows that it was computed from.
+        operands: of an add or a product, the parents of each operand; the input has none.
         weights: names of the parameters that entered.
         width: number of units.
         second_moment, mean, spread: see above; spread is None where no batch axis is left.
@@ -50,6 +51,7 @@ class Layer:
     dtype: str
     depth: int
     parents: tuple[int, ...]
+    operands: tuple[tuple[int, ...], ...] = ()
     weights: tuple[str, ...] = ()
     width: int = 1
     second_moment: float = 0.0
@@ -109,6 +111,8 @@ class Input:
     dtype: str
     second_moment: float | None
     """None for integers."""
+    spread: float | None
+    """Variance over samples, as in `Layer`; None for integers and a single sample."""
     low: float
     high: float
     nonfinite: bool

@@ -46,6 +46,7 @@ class Row:
     dtype: str
     depth: int
     parents: tuple[int, ...]
+    operands: tuple[tuple[int, ...], ...]
     weights: tuple[str, ...]
     width: int
     moments: torch.Tensor
@@ -194,7 +195,9 @@ class Probe(TorchFunctionMode):  # type: ignore[misc]
         rows = tuple(sorted({r for o in origins for r in o.rows}))
         if kind is not None:
             depth += bool(weights) if kind == "attention" else kind in WEIGHTED
-            rows = (self._row(results[0], name, kind, depth, rows, weights, seen, first),)
+            operands = tuple(o.rows for o in origins) if kind in ("add", "product") else ()
+            row = self._row(results[0], name, kind, depth, rows, operands, weights, seen, first)
+            rows = (row,)
         origin = Origin(depth, rows, first)
         for tensor in results:
             self._origins[tensor] = origin
@@ -206,6 +209,7 @@ class Probe(TorchFunctionMode):  # type: ignore[misc]
         kind: str,
         depth: int,
         parents: tuple[int, ...],
+        operands: tuple[tuple[int, ...], ...],
         weights: list[str],
         seen: tuple[torch.Tensor, bool] | None,
         channels_first: bool,
@@ -223,6 +227,7 @@ class Probe(TorchFunctionMode):  # type: ignore[misc]
             str(out.dtype).removeprefix("torch."),
             depth,
             parents,
+            operands,
             tuple(dict.fromkeys(weights)),
             out.shape[axis] if out.dim() else 1,
             moments(out, sample(out, self.trace.batch)),

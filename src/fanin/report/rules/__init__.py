@@ -1,4 +1,4 @@
-"""The rules of `check` and `audit`; importing this registers them in order of cause."""
+"""The rules of `check` and `audit`; importing this registers them."""
 
 from __future__ import annotations
 

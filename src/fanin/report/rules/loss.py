@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from fanin.report.advice import parameter
 from fanin.report.findings import CHECKS, Finding, rule
 from fanin.report.view import DEVIATIONS, View
 from fanin.torch.measurement import Layer, Loss
@@ -63,7 +64,7 @@ def _blame(view: View, head: Layer | None, loss: Loss) -> tuple[str, str, str]:
             head.name,
             f"The {what} {weight.name} has std {weight.std:.3g}, so that logits sum "
             f"{fan_in:.0f} terms to a gain of {gain:.3g}: use 1/sqrt(fan_in) = {should:.3g}.",
-            f"fanin.torch.init.normal_(model.{weight.name}, std={should:.3g})",
+            f"fanin.torch.init.normal_({parameter(weight.name)}, std={should:.3g})",
         )
     reads = max((view.layers[p].second_moment for p in head.parents), default=1.0)
     return (

@@ -1,4 +1,4 @@
-"""Residual streams: how they grow, and whether depth was paid for once, twice or in the wrong place."""
+"""Residual streams: how they grow, and whether depth was paid for once, in the right place."""
 
 from __future__ import annotations
 
@@ -86,6 +86,13 @@ def _scaled(view: View, branch: Branch, total: int) -> str:
     return "right" if small else "none"
 
 
+def _start(view: View, branch: Branch) -> float:
+    """The stream's second moment where the branch leaves it."""
+    if branch.skip is not None:
+        return branch.skip.second_moment
+    return next((i.second_moment for i in view.measurement.inputs if i.second_moment), 1.0)
+
+
 @rule(CHECKS, "CHK110", "residual-growth")
 def residual_growth(view: View) -> Iterator[Finding]:
     """A stream to which many branches add at full size."""
@@ -93,7 +100,7 @@ def residual_growth(view: View) -> Iterator[Finding]:
         count = len(stream)
         if count < MANY:
             continue
-        start = stream[0].skip.second_moment
+        start = _start(view, stream[0])
         end = stream[-1].add.second_moment
         unit = max(start, 1.0)
         if not (end - start) / unit > 2 * math.sqrt(count):

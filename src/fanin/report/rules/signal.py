@@ -1,4 +1,4 @@
-"""The way forward: does what tells inputs apart reach the last layer, at a scale that can be used?"""
+"""The way forward: does what tells inputs apart reach the last layer, at a usable scale?"""
 
 from __future__ import annotations
 

@@ -6,10 +6,11 @@ import math
 from collections.abc import Iterator
 
 from fanin.report.findings import CHECKS, Finding, rule
+from fanin.report.rules.loss import start_loss
 from fanin.report.view import KURTOSIS, View
 from fanin.torch.measurement import Layer
 
-SLOPE = 1.02
+NEUTRAL = 1.005
 """Log-slopes of the variance map up to this are neutral within what a sample of it shows."""
 
 
@@ -21,7 +22,7 @@ def unstable(view: View) -> Iterator[Finding]:
     if not slopes:
         return
     typical = math.exp(math.fsum(math.log(max(s, 1e-3)) for s in slopes) / len(slopes))
-    if typical <= SLOPE:
+    if typical <= NEUTRAL:
         return
     log_variance = -math.inf
     for row in stretch:  # what chance added so far is amplified, and a new part comes in
@@ -31,7 +32,7 @@ def unstable(view: View) -> Iterator[Finding]:
         return
     deviation = math.exp(min(log_variance / 2, 700))
     yield unstable.finding(
-        "WARN",
+        "FAIL" if any(f.severity == "FAIL" for f in start_loss.look(view)) else "WARN",
         stretch[0].name,
         f"Unstable gain: {stretch[0].operation} multiplies any error of the signal's scale by "
         f"{typical:.3g} at each layer, so {len(stretch)} layers without norm or skip drift off by "

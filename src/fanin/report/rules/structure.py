@@ -1,9 +1,10 @@
-"""What can never train, whatever the scale: closed pairs, equal units, lost gradients, idle modules."""
+"""What can never train, at any scale: closed pairs, equal units, no gradient, idle modules."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+from fanin.report.advice import parameter
 from fanin.report.findings import CHECKS, Finding, rule
 from fanin.report.view import View, listed
 
@@ -42,7 +43,7 @@ def zero_pair(view: View) -> Iterator[Finding]:
             "so both stay zero for ever.",
             f"{len(found)} zero weights with zero gradient, also after every other zero weight is "
             f"opened: {listed(found)}",
-            f"fanin.torch.init.kaiming_uniform_(model.{found[0]}, a=5**0.5)  # keep one at zero",
+            f"fanin.torch.init.kaiming_uniform_({parameter(found[0])}, a=5**0.5)  # keep one at zero",
         )
 
 

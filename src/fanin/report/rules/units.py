@@ -73,11 +73,15 @@ def _allowed(view: View, row: Layer) -> float:
 
     With pre-activations N(0, q) that have correlation c between samples, a rectifier's unit is
     silent at n samples with probability E[Phi(-Z sqrt(c / (1 - c)))^n]; several positions of one
-    sample only lower it. Added are `DEVIATIONS` standard errors of a share of the units seen.
+    sample only lower it. 1 - c is known to a relative standard error of sqrt(2 / (n - 1)), and
+    the share to that of the units seen; `DEVIATIONS` of both are allowed.
     """
+    n = min(view.batch, SAMPLES)
     before = view.layers[row.parents[0]] if row.parents else row
-    c = 1.0 if before.correlation is None else min(max(before.correlation, 0.0), 1.0)
-    chance = silent_by_chance(c, min(view.batch, SAMPLES))
+    if before.distance is None or n < 2:
+        return 0.5
+    distance = before.distance / (1 + DEVIATIONS * math.sqrt(2 / (n - 1)))
+    chance = silent_by_chance(min(max(1 - distance, 0.0), 1.0), n)
     units = max(min(row.width, COLUMNS), 1)
     return chance + DEVIATIONS * math.sqrt(max(chance * (1 - chance), 1 / units) / units)
 
