@@ -16,7 +16,7 @@ import numpy as np
 from fanin.plan.reading import NORMS, Use, read
 from fanin.signal.compound import Attention, attentions, compounds
 from fanin.signal.fuse import Function, Fusion, fuse
-from fanin.signal.graph import Graph, Node
+from fanin.signal.graph import Graph, Node, Ref
 
 _GATES = frozenset({"sigmoid", "hardsigmoid", "softmax", "_softmax", "tanh"})
 _LINEAR = frozenset({"add", "sub", "rsub", "neg", "mul", "div", "_to_copy", "clone", "detach"})
@@ -203,6 +203,11 @@ class Flow:
             return None
         return Join(node, start, skip, branch)
 
+    def between(self, start: int, end: int) -> list[str]:
+        """The weight matrices that act between two values, in order of execution."""
+        bits = self.ancestors[end] & ~self.ancestors[start] & self._matrix_bits
+        return [path for index, path in self.matrices.items() if bits >> index & 1]
+
     def _between(self, start: int, end: int) -> int:
         """How many weight matrices act between two values."""
         return (self.ancestors[end] & ~self.ancestors[start] & self._matrix_bits).bit_count()
@@ -274,6 +279,18 @@ class Flow:
             operands = [i for i in operands if not self._is_gate(i)] or operands
         scaled = node.name == "mul" and node.index in self._scales
         return [(i, False, scaled) for i in operands]
+
+    def scales_of(self, join: Join) -> Iterator[int]:
+        """Nodes that multiply the branch of a sum by a parameter, behind its last matrix."""
+        index = join.branch
+        while index not in self.matrices and index != join.start:
+            node = self.graph.producer(index)
+            operands = self.data(node) if node is not None else []
+            if node is None or len(operands) != 1:
+                return
+            if node.index in self._scales:
+                yield node.index
+            index = operands[0]
 
     def _is_gate(self, index: int) -> bool:
         """Whether a factor lies in (0, 1) or (-1, 1)."""
@@ -391,6 +408,23 @@ class Flow:
     @cached_property
     def _labels(self) -> dict[object, tuple[int, int]]:
         return {}
+
+    def factor_after(self, index: int) -> float:
+        """The constant that a value is multiplied by before anything else, or 1."""
+        readers = self.graph.consumers(index)
+        if len(readers) != 1 or readers[0].name not in ("mul", "div"):
+            return 1.0
+        other = readers[0]["other"]
+        if isinstance(other, Ref):
+            data = self.graph.value(other).data
+            other = float(data) if data is not None and data.size == 1 else 1.0
+        factor = abs(float(other)) or 1.0
+        return factor if readers[0].name == "mul" else 1.0 / factor
+
+    def added_to(self, index: int) -> list[int]:
+        """The other operands of the sums that read a value."""
+        sums = [n for n in self.graph.consumers(index) if n.name in ("add", "cat")]
+        return [i for n in sums for i in n.inputs if i != index]
 
     def biases_logits(self, index: int) -> bool:
         """Whether a value is added to the logits of an attention, views in between."""
