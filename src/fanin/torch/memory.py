@@ -120,11 +120,10 @@ class Memory:
         view.version, view.parent = record.version, geometry(base)
         record.views[geometry(tensor)] = view
 
-    def current(self, tensor: torch.Tensor) -> bool:
-        """Whether the tensor's geometry was seen, and is up to date."""
-        record = self.record(tensor)
-        view = record.views.get(_outline(tensor))
-        return view is not None and view.version == record.version
+    def placed(self, tensor: torch.Tensor) -> bool:
+        """Whether this part of a storage was seen before, and so has a value."""
+        record = self._records.get(self.key(tensor))
+        return record is not None and _outline(tensor) in record.views
 
     def write(self, tensor: torch.Tensor, value: int) -> None:
         """Say that the tensor was overwritten in place and now holds this value."""

@@ -62,8 +62,7 @@ def named_tensors(model: nn.Module) -> tuple[Named, ...]:
 
 def _identity(tensor: torch.Tensor) -> Any:
     """Equal for two tensors that are the same memory seen in the same way."""
-    lazy = isinstance(tensor, nn.parameter.UninitializedTensorMixin)
-    if lazy or not plain(tensor) or tensor.numel() == 0:
+    if is_lazy(tensor) or not plain(tensor) or tensor.numel() == 0:
         return id(tensor)
     return StorageWeakRef(tensor.untyped_storage()), geometry(tensor)
 
@@ -136,6 +135,34 @@ class Sites:
             if type(hook).__name__ in _OLD_PARAMETRIZATIONS:
                 name = f"{path}.{hook.name}".lstrip(".")
                 self.computed(name, (type(hook).__name__,), getattr(module, hook.name))
+
+
+def is_lazy(tensor: torch.Tensor) -> bool:
+    """Whether a parameter or buffer waits for the first forward pass to get its shape."""
+    return isinstance(tensor, nn.parameter.UninitializedTensorMixin)
+
+
+def watch_lazy(
+    model: nn.Module, device: Any, start: Callable[[], None], end: Callable[[nn.Module], None]
+) -> None:
+    """Let lazy modules find their shapes on stand-ins for their parameters; inside `put_back`.
+
+    Args:
+        model: the model.
+        device: where the stand-ins are; None for that of the parameter.
+        start, end: called before and after a module finds its shapes.
+    """
+    for module in model.modules():
+        members = (module._parameters, module._buffers)
+        if not any(t is not None and is_lazy(t) for group in members for t in group.values()):
+            continue
+        for group in members:
+            for name, tensor in group.items():
+                if tensor is not None and is_lazy(tensor):
+                    kind: Any = type(tensor)
+                    group[name] = kind(device=device or tensor.device, dtype=tensor.dtype)
+        module.register_forward_pre_hook(lambda *_: start(), prepend=True)
+        module.register_forward_pre_hook(lambda module, _: end(module))
 
 
 @contextlib.contextmanager

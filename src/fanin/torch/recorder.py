@@ -12,9 +12,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map_only
 
+from fanin.errors import TraceError
 from fanin.signal.graph import Kind, Node, Ref, Value
 from fanin.torch import schema
 from fanin.torch.kernel import Replay, Slot
@@ -45,6 +47,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
         self.nodes: list[Node] = []
         self.values: list[Value] = []
         self.data: dict[int, torch.Tensor] = {}
+        self.paused = False
         self.notes: list[str] = []
         self.failure: tuple[str, str, BaseException] | None = None
         self.memory = Memory(self._emit)
@@ -117,8 +120,12 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
                 result = func.decompose(*args, **kwargs)
             if result is not NotImplemented:
                 return result
+        if self.paused:
+            return func(*args, **kwargs)
         bound = schema.bind(func, args, kwargs)
         read = [self.index_of(t) for t in _tensors(bound)]
+        if schema.reshapes_in_place(func):
+            return self._reshape(func, bound, read)
         draws = schema.random(func, bound)
         known = not draws and all(i in self._known for i in read)
         try:
@@ -247,7 +254,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
         """Make the node of an operation that ran, and the values of its results."""
         targets = [t for name in schema.written(func) for t in _tensors(bound[name])]
         made = targets or _tensors(result)
-        if not made or (not targets and all(self._is_old(t) for t in made)):
+        if not made or (not targets and all(self.memory.placed(t) for t in made)):
             return
         outputs = self._results(made, read, known=known, draws=draws)
         tensors = _tensors(bound)
@@ -259,14 +266,34 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
             elif not self.memory.seen(tensor):
                 self._own.add(self.memory.key(tensor))
                 self.memory.put(tensor, index)
-            elif not self.memory.current(tensor):
+            elif not self.memory.placed(tensor):
                 self._put_view(func, bound, tensor, index, place if len(made) > 1 else None)
             if known:
                 self.data[index] = self._real_twin(tensor)
 
-    def _is_old(self, tensor: torch.Tensor) -> bool:
-        """Whether the result is an operand under another name: an alias, a view taken before."""
-        return self.memory.seen(tensor) and self.memory.current(tensor)
+    def _reshape(self, func: Any, bound: dict[str, Any], read: list[int]) -> torch.Tensor:
+        """Change the sizes of a tensor in place, and write that down as a view."""
+        tensor: torch.Tensor = bound["self"]
+        before = tensor.detach()
+        if self.memory.key(tensor) not in self._own:
+            func(**bound | {"self": (probe := tensor.detach())})
+            if probe.shape != tensor.shape:
+                raise TraceError(
+                    f"trace(model): {self.site()[0]}: {schema.recorded_name(func)}",
+                    expected="sizes of the model's own tensors and inputs left as they are",
+                    got="a change in place",
+                    fix=f"write {schema.short_name(func).removesuffix('_')} without the underscore",
+                )
+            return tensor
+        func(**bound)
+        if not self.memory.placed(tensor):
+            known = read[0] in self._known
+            (index,) = self._results([tensor], read, known=known, draws=False)
+            view = schema.out_of_place(func)
+            self._node(view, bound, read, (index,), [], draws=False)
+            options = {k: v for k, v in bound.items() if k != "self"}
+            self.memory.put_view(tensor, before, View(index, 0, None, view, options))
+        return tensor
 
     def _results(
         self, made: list[torch.Tensor], read: list[int], *, known: bool, draws: bool
@@ -334,6 +361,31 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
         outputs = self._results([like], read, known=known, draws=False)
         self._node(func, stand_ins, read, outputs, [], draws=False)
         return outputs[0]
+
+
+class Content(TorchFunctionMode):  # type: ignore[misc]
+    """Lets tensors that are written out as lists or numbers keep their content.
+
+    A model asks for them on the device of its activations; on meta the content would be lost
+    before any operation could see it.
+    """
+
+    def __torch_function__(
+        self,
+        func: Any,
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """Make such a tensor on the CPU instead of on meta."""
+        kwargs = dict(kwargs or {})
+        if func in (torch.tensor, torch.as_tensor, torch.asarray):
+            if torch.device(kwargs.get("device") or "cpu").type == "meta":
+                kwargs["device"] = "cpu"
+        elif func is torch.Tensor.new_tensor and args[0].is_meta:
+            kwargs = {"dtype": args[0].dtype} | kwargs | {"device": "cpu"}
+            return torch.tensor(*args[1:], **kwargs)
+        return func(*args, **kwargs)
 
 
 def _tensors(tree: Any) -> list[torch.Tensor]:

@@ -81,16 +81,26 @@ def device_arguments(func: Any) -> tuple[str, ...]:
 @cache
 def recorded_name(func: Any) -> str:
     """The name in the graph; what writes in place stands under the name of what does not."""
-    name, overload = short_name(func), func._overloadname
-    if written(func):
-        same = [a.name for a in func._schema.arguments if not a.is_out]
-        packet = getattr(aten, name.removesuffix("_"), None)
-        for other in packet.overloads() if packet is not None else ():
-            twin = getattr(packet, other)
-            if not written(twin) and [a.name for a in twin._schema.arguments] == same:
-                name, overload = name.removesuffix("_"), other
-                break
-    return f"{func.namespace}.{name}.{overload}"
+    twin = out_of_place(func)
+    return f"{twin.namespace}.{short_name(twin)}.{twin._overloadname}"
+
+
+@cache
+def out_of_place(func: Any) -> Any:
+    """The operation that makes a new tensor where this one writes in place, if there is one."""
+    packet = getattr(aten, short_name(func).removesuffix("_"), None) if written(func) else None
+    same = [(a.name, str(a.type)) for a in func._schema.arguments if not a.is_out]
+    for overload in packet.overloads() if packet is not None else ():
+        twin = getattr(packet, overload)
+        if not written(twin) and [(a.name, str(a.type)) for a in twin._schema.arguments] == same:
+            return twin
+    return func
+
+
+@cache
+def reshapes_in_place(func: Any) -> bool:
+    """Whether it changes the sizes of a tensor in place, and no element (t_, unsqueeze_)."""
+    return torch.Tag.inplace_view in func.tags
 
 
 @cache

@@ -18,8 +18,16 @@ from fanin.errors import ArgumentTypeError, TraceError
 from fanin.signal.graph import Graph, Parameter, Parametrization
 from fanin.signal.spec import Spec
 from fanin.torch.memory import plain
-from fanin.torch.modules import Named, Sites, named_tensors, original, put_back
-from fanin.torch.recorder import NeedsDataError, Recorder
+from fanin.torch.modules import (
+    Named,
+    Sites,
+    is_lazy,
+    named_tensors,
+    original,
+    put_back,
+    watch_lazy,
+)
+from fanin.torch.recorder import Content, NeedsDataError, Recorder
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -74,7 +82,7 @@ def trace(model: nn.Module, inputs: Inputs) -> Graph:
         how = " on real tensors" if real else " with gradients"
         notes = tuple(f"traced{how}: {error}" for error in failures[:1])
         return dataclasses.replace(graph, notes=(*notes, *graph.notes))
-    raise failures[0 if on_meta else 1]
+    raise failures[0 if on_meta else 1]  # real tensors say best what is wrong
 
 
 class _Pass:
@@ -89,18 +97,38 @@ class _Pass:
         self.computed: dict[tuple[str, tuple[str, ...]], list[int]] = {}
         self.sites = Sites(self.model, self._computed)
         self.recorder = Recorder(self.sites, real=real)
-        leaves = [
-            self.recorder.adopt(n.tensor, _kind(n), n.names[0], known=_known(n)) for n in self.named
-        ]
+        self.leaves: dict[str, tuple[Named, int]] = {}
+        for named in self.named:
+            if not is_lazy(named.tensor):
+                self._adopt(named)
         args, kwargs, inputs = self._place_inputs(real=real)
         try:
             with put_back(self.model), _undisturbed(), self.sites, _autograd(grad):
-                with self.recorder:
+                watch_lazy(self.model, None if real else "meta", self._pause, self._shaped)
+                with self.recorder, Content():
                     result = self.model(*args, **kwargs)
                 outputs = tuple(self.recorder.index_of(t) for t in _tensors(result))
         except Exception as error:
             raise self._failed(error, real=real) from error
-        return self._graph([self.recorder.value_of(leaf) for leaf in leaves], inputs, outputs)
+        return self._graph(inputs, outputs)
+
+    def _adopt(self, named: Named) -> None:
+        """Let the recorder know a tensor of the model."""
+        leaf = self.recorder.adopt(named.tensor, _kind(named), named.names[0], known=_known(named))
+        self.leaves[named.names[0]] = named, leaf
+
+    def _pause(self) -> None:
+        """A lazy module finds its shapes, which is no part of the network."""
+        self.recorder.paused = True
+
+    def _shaped(self, module: nn.Module) -> None:
+        """A lazy module has found its shapes: its parameters are there now."""
+        self.recorder.paused = False
+        path = self.sites()[0]
+        for named in self.named:
+            owner, _, name = named.names[0].rpartition(".")
+            if is_lazy(named.tensor) and owner == path:
+                self._adopt(dataclasses.replace(named, tensor=getattr(module, name)))
 
     def _computed(self, name: str, how: tuple[str, ...], weight: torch.Tensor) -> None:
         """Note a weight that a parametrization computed."""
@@ -128,24 +156,33 @@ class _Pass:
         args, kwargs = tree_map(place, (self.args, self.kwargs))
         return args, kwargs, inputs
 
-    def _graph(
-        self, places: list[int | None], inputs: list[int], outputs: tuple[int, ...]
-    ) -> Graph:
+    def _graph(self, inputs: list[int], outputs: tuple[int, ...]) -> Graph:
         """Put the recorded parts together."""
         recorder = self.recorder
+        shapeless = [n.names[0] for n in self.named if n.names[0] not in self.leaves]
+        if shapeless:
+            raise TraceError(
+                f"trace(model): {shapeless[0]}",
+                expected="every lazy module called",
+                got="a lazy parameter that no operation gave a shape",
+                fix="run the model's other parts once, or remove it",
+            )
+        lazy = [n.names[0] for n in self.named if is_lazy(n.tensor)]
+        notes = [f"lazy, with the shapes that these inputs give: {', '.join(lazy)}"] if lazy else []
         return Graph(
             nodes=tuple(recorder.nodes),
             values=tuple(
                 dataclasses.replace(v, data=self._content(v.index)) for v in recorder.values
             ),
             parameters=tuple(
-                _parameter(n, place) for n, place in zip(self.named, places, strict=True)
+                _parameter(n, recorder.value_of(leaf))
+                for n, leaf in (self.leaves[n.names[0]] for n in self.named)
             ),
             inputs=tuple(inputs),
             outputs=outputs,
             modules=self.sites.table(),
             parametrizations=tuple(self._parametrizations()),
-            notes=tuple(dict.fromkeys(recorder.notes)),
+            notes=tuple(dict.fromkeys([*recorder.notes, *notes])),
             training=self.model.training,
         )
 
@@ -240,11 +277,11 @@ def _arguments(model: nn.Module, inputs: Inputs) -> tuple[tuple[Any, ...], dict[
             got=type(inputs).__name__,
             fix="write fanin.spec((batch, features)) if no data is at hand",
         )
-    if isinstance(inputs, (torch.Tensor, Spec)):
-        return (inputs,), {}
+    if isinstance(inputs, (tuple, list)) and type(inputs) in (tuple, list):
+        return tuple(inputs), {}  # a named tuple is one argument
     if isinstance(inputs, Mapping):
         return ((), dict(inputs)) if _takes(model, inputs) else ((inputs,), {})
-    return tuple(iter(inputs)), {}
+    return (inputs,), {}
 
 
 def _takes(model: nn.Module, inputs: Mapping[str, Any]) -> bool:
