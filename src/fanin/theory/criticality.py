@@ -99,7 +99,7 @@ def edge_of_chaos(
 
 
 def susceptibility_points(
-    f: Any, *, low: float = 1e-4, high: float = 1e3
+    f: Any, *, low: float = 1e-4, high: float = 100.0
 ) -> tuple[CriticalPoint, ...]:
     """Find every point at which both susceptibilities are 1.
 

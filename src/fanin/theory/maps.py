@@ -47,7 +47,7 @@ def variance_map(f: Any, q: float, sigma_w2: float, sigma_b2: float = 0.0) -> fl
         DivergentError: the expectation does not exist.
 
     Example:
-        >>> variance_map("relu", 3.0, 2.0)
+        >>> round(variance_map("relu", 3.0, 2.0), 12)
         3.0
 
     Reference: Poole et al. 2016, eq. (3).
@@ -376,7 +376,7 @@ def _log_growth(act: Activation, q: float, sigma_w2: float, sigma_b2: float) -> 
     """log(q'/q); infinite where the expectation is."""
     try:
         new = variance_map(act, q, sigma_w2, sigma_b2)
-    except DivergentError:
+    except (DivergentError, ArgumentError):  # f overflows within a few standard deviations
         return math.inf
     return math.log(new / q) if new > 0 else -math.inf
 

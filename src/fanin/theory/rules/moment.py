@@ -102,7 +102,7 @@ def centred(f: Any, *, variance: float = 1.0) -> LayerRule:
 
     Example:
         >>> rule = centred("sigmoid")
-        >>> round(rule.weight_variance_times_fan_in, 6), rule.centre
+        >>> round(rule.weight_variance_times_fan_in, 6), round(rule.centre, 12)
         (23.05261, 0.5)
 
     Reference: docs/theory.md, "Centring"; the zero-sum form is the mechanism of scaled weight

@@ -63,19 +63,20 @@ class Candidate:
 
 
 def cost(
-    mean: Points, variance: Points, s: Points, chi: Points, slope: Points, depth: float
+    beta: float, s: Points, mean: Points, variance: Points, chi: Points, slope: Points, depth: float
 ) -> Points:
     """How hard a network at this operating point is to train; small is good.
 
     *Definition*: with g = Var[f]/s^2, about the squared slope of f,
-    `cost = ln(1 + E[f]^2/Var[f])/2 + (3/2) |ln g| + |ln(128 Var[f])|/2 + depth max(0, ln Q')
-    + 4 depth max(0, ln Q' - ln C'(1))`.
+    `cost = ln(1 + E[f]^2/Var[f])/2 + (3/2) |ln g| + (3/4) |ln(128 Var[f])| + 2 depth max(0, ln Q')
+    + 4 depth max(0, ln Q' - ln C'(1)) + |beta|/(10 s)`.
 
     In units of s, a step of gradient descent moves a weight by g, a bias by 1/s^2 and the common
     mode of a unit's weights by N E[f]^2/s^2, against N g for the rest. So the terms are: the mean
     gives the loss one steep direction; a slope far from 1 changes the step of the weights; biases
     and weights learn alike where N Var[f] = 1, taken at N = 128; a growing variance; a budget
-    that goes to the variance map instead of the distances between inputs.
+    that goes to the variance map instead of the distances between inputs; and a far shift,
+    which only the biases hold in place.
     """
     with np.errstate(all="ignore"):
         gain = np.abs(np.log(variance / s**2))
@@ -83,7 +84,8 @@ def cost(
         growth = np.maximum(0.0, np.log(slope)) * depth
         waste = np.maximum(0.0, np.log(slope / chi)) * depth
         common = np.log1p(mean**2 / variance) / 2
-    total: Points = common + 1.5 * gain + 0.5 * balance + growth + 4 * waste
+    total: Points = common + 1.5 * gain + 0.75 * balance + 2 * growth + 4 * waste
+    total = total + 0.1 * abs(beta) / s
     return np.where(np.isfinite(total), total, np.inf)
 
 
@@ -145,16 +147,15 @@ def _crossing(
     s = low * (high / low) ** share
     with np.errstate(all="ignore"):
         variance = np.exp(at(np.log(table.variance)))
-    price = cost(at(table.mean), variance, np.array([s]), at(table.chi), at(table.slope), depth)
+    here = (at(table.mean), variance, at(table.chi), at(table.slope))
+    price = cost(beta, np.array([s]), *here, depth)
     return Candidate(beta, s, low, high, float(price[0]), float(at(table.slope)[0]))
 
 
 def _unused(table: Screened, row: int, beta: float, depth: float) -> list[Candidate]:
     """The best point of a row on which the budget is never used up (affine, or nearly)."""
-    price = cost(
-        table.mean[row], table.variance[row], SCALES, table.chi[row], table.slope[row], depth
-    )
-    price = np.where(table.valid[row], price, np.inf)
+    here = (table.mean[row], table.variance[row], table.chi[row], table.slope[row])
+    price = np.where(table.valid[row], cost(beta, SCALES, *here, depth), np.inf)
     best = int(price.argmin())
     if not math.isfinite(price[best]):
         return []
