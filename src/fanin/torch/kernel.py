@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch.utils._pytree import tree_map_only
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -74,14 +75,46 @@ class Replay:
 
     def _run(self, tensors: list[torch.Tensor]) -> tuple[torch.Tensor, ...]:
         """Run the operation with the tensors in their slots, global randomness untouched."""
-        waiting = iter(tensors)
-        arguments = {k: _fill(a, waiting) for k, a in self.arguments.items()}
         with torch.random.fork_rng(devices=()):
             torch.random.default_generator.manual_seed(_SEED)
-            result = self.function(**arguments)
+            result, given = self._call(tensors)
         if self.written:
-            return tuple(tensors[i] for i in self.written)
+            return tuple(given[i] for i in self.written)
         return tuple(result) if isinstance(result, (tuple, list)) else (result,)
+
+    def _call(self, tensors: list[torch.Tensor]) -> tuple[Any, list[torch.Tensor]]:
+        """The result, in another type where the CPU has no kernel for this one; what was read."""
+        refusals: list[RuntimeError] = []
+        for cast in (_same, _single, _real):
+            given = [cast(t) for t in tensors]
+            waiting = iter(given)
+            arguments = {k: _fill(a, waiting) for k, a in self.arguments.items()}
+            try:
+                result = self.function(**arguments)
+                return tree_map_only(torch.Tensor, _double, result), given
+            except RuntimeError as error:
+                refusals.append(error)
+        raise refusals[0]
+
+
+def _same(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor."""
+    return tensor
+
+
+def _single(tensor: torch.Tensor) -> torch.Tensor:
+    """In float32 if it is real: for kernels without float64."""
+    return tensor.float() if tensor.is_floating_point() else tensor
+
+
+def _real(tensor: torch.Tensor) -> torch.Tensor:
+    """In float64: for kernels without integers."""
+    return tensor if tensor.is_complex() else tensor.double()
+
+
+def _double(tensor: torch.Tensor) -> torch.Tensor:
+    """In float64 if it is real."""
+    return tensor.double() if tensor.is_floating_point() else tensor
 
 
 def _tensor(array: Array) -> torch.Tensor:
