@@ -42,29 +42,33 @@ class Panel:
     signs: Real
 
 
-def panel(first: int, x: Real, gram: Callable[[Real], Real]) -> Panel:
-    """The reflections that take Gaussian rows x_j (from column j on) to multiples of e_j.
+def reflect(x: Real) -> tuple[Real, Real, Real]:
+    """The reflections that take Gaussian rows x_j, from their column j on, to multiples of e_j.
 
     *Definition.* v_j = x_j + sign(x_jj) |x_j| e_j, T_jj = 2 / |v_j|², and above the diagonal
-    T_:j = -T S_:j T_jj with S = V Vᵀ.
+    T_:j = -T S_:j T_jj with S = V Vᵀ. Turns `x` into V.
+
+    Returns:
+        -Vᵀ, T, and the signs of the R that a QR factorization would give.
     """
     width = len(x)
     x[np.tril_indices(width, -1)] = 0
-    s = gram(x)
+    s = np.zeros((width, width))
+    for column in x.T.astype(np.float64):
+        s += column[:, None] * column
     corner = x[:, :width].astype(np.float64)
     signs = np.where(np.diagonal(corner) < 0, -1.0, 1.0)
-    for j in range(width):
-        x[j, j] = corner[j, j] + signs[j] * np.sqrt(s[j, j])
-    added = np.diagonal(x).astype(np.float64) - np.diagonal(corner)
     t = np.zeros((width, width))
     for j in range(width):
-        s[j, j] += added[j] * (2 * corner[j, j] + added[j])
-        s[:j, j] += added[j] * corner[:j, j]
+        x[j, j] = corner[j, j] + signs[j] * np.sqrt(s[j, j])
+        added = np.float64(x[j, j]) - corner[j, j]
+        s[j, j] += added * (2 * corner[j, j] + added)
+        s[:j, j] += added * corner[:j, j]
         t[j, j] = 2 / s[j, j]
         for i in range(j):
             t[:j, j] -= t[:j, i] * s[i, j]
         t[:j, j] *= t[j, j]
-    return Panel(first, x, -np.ascontiguousarray(x.T), t.astype(x.dtype), -signs.astype(x.dtype))
+    return -np.ascontiguousarray(x.T), t.astype(x.dtype), -signs.astype(x.dtype)
 
 
 def columns(
@@ -97,14 +101,6 @@ def columns(
             c = np.arange(low, high)
             q[c // STRIPE, :, c % STRIPE] *= p.signs[c + first - p.first, None]
     return q
-
-
-def gram(x: Real) -> Real:
-    """X Xᵀ in float64, summed in order."""
-    total = np.zeros((len(x), len(x)))
-    for column in x.T.astype(np.float64):
-        total += column[:, None] * column
-    return total
 
 
 def apply_panel(q: Real, v: Real, minus: Real, t: Real) -> None:

@@ -317,21 +317,6 @@ def draw_bits(out, starts, kind, p, keys, lane0, lane1, form):  # type: ignore[n
 
 
 @compiled
-def gram(x):  # type: ignore[no-untyped-def]
-    """`householder.gram`: the upper triangle, which is all that is read."""
-    n = len(x)
-    total = np.zeros((n, n), np.float64)
-    column = np.empty(n, np.float64)
-    for k in range(x.shape[1]):
-        for i in range(n):
-            column[i] = x[i, k]
-        for i in range(n):
-            for j in range(n):
-                total[i, j] += column[i] * column[j]
-    return total
-
-
-@compiled
 def _multiply_add(c, a, b):  # type: ignore[no-untyped-def]
     """c := c + a b; each element adds its products in the order of k."""
     whole = len(b) // 4 * 4
@@ -352,6 +337,38 @@ def _multiply_add(c, a, b):  # type: ignore[no-untyped-def]
             factor, other = a[p, k], b[k]
             for j in range(b.shape[1]):
                 row[j] += factor * other[j]
+
+
+@compiled
+def reflect(x):  # type: ignore[no-untyped-def]
+    """`householder.reflect`; some columns of x at a time."""
+    width, length = x.shape
+    s, t = np.zeros((width, width), np.float64), np.zeros((width, width), np.float64)
+    minus = np.empty((length, width), x.dtype)
+    signs = np.empty(width, x.dtype)
+    for i in range(width):
+        x[i, :i] = 0
+    for r in range(0, length, 32):
+        some = x[:, r : r + 32]
+        turned = np.ascontiguousarray(some.T)
+        minus[r : r + 32] = -turned
+        _multiply_add(s, some.astype(np.float64), turned.astype(np.float64))
+    for j in range(width):
+        corner = np.float64(x[j, j])
+        sign = -1.0 if corner < 0 else 1.0
+        x[j, j] = corner + sign * np.sqrt(s[j, j])
+        minus[j, j], signs[j] = -x[j, j], -sign
+        added = np.float64(x[j, j]) - corner
+        s[j, j] += added * (2 * corner + added)
+        t[j, j] = 2 / s[j, j]
+        for i in range(j):
+            s[i, j] += added * np.float64(x[i, j])
+        for i in range(j):
+            for r in range(j):
+                t[r, j] -= t[r, i] * s[i, j]
+        for r in range(j):
+            t[r, j] *= t[j, j]
+    return minus, t.astype(x.dtype), signs
 
 
 @compiled

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from fanin.draw.philox import Stream
     from fanin.draw.rounding import Format
 
-MEMORY = 40 * 2**20
+MEMORY = 56 * 2**20
 """Bytes that all threads together may take, if one stripe of columns in each allows it."""
 
 
@@ -181,13 +181,13 @@ class _Drawing:
     def _panels(self, number: int, last: int) -> Iterator[Panel]:
         """The panels that columns up to last need, the last one first."""
         kernels = kernels_for(self.size)
-        gram = kernels.gram if kernels else householder.gram
+        reflect = kernels.reflect if kernels else householder.reflect
         base = number * self.long * self.short
         for first in range((last - 1) // PANEL * PANEL, -1, -PANEL):
             vectors = np.arange(first, min(first + PANEL, self.short))
             x = np.empty((len(vectors), self.long - first), self.dtype)
             normals(x, self.source, base + vectors * self.long + first)
-            yield householder.panel(first, x, gram)
+            yield Panel(first, x, *reflect(x))
 
 
 def _place(
