@@ -1,39 +1,41 @@
 """Panels fitted to one activation under one normal distribution, and inner products on them.
 
 With z ~ N(0, 1), x = mean + sigma z and the density phi, every expectation is an inner product of
-amplitudes such as f(x) sqrt(phi(z)), which neither overflow nor underflow where they matter.
+amplitudes such as f(x) sqrt(phi(z)), which neither overflow nor underflow where they count.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
 from fanin.errors import ArgumentError, DivergentError
-from fanin.theory.quadrature import EPS, WEIGHTS, Panels, distinct, tail
+from fanin.theory.quadrature import (
+    EPS,
+    WEIGHTS,
+    Panels,
+    distinct,
+    is_noise,
+    tail,
+)
 
 if TYPE_CHECKING:
-    from jaxtyping import Float
     from numpy import ndarray
 
     from fanin.theory.activation import Activation
+    from fanin.theory.quadrature import Mask, PerPanel, Values
 
-    Edges = Float[ndarray, "edges"]
-    Values = Float[ndarray, "panels nodes"]
-
-_REACH = 54  # sqrt(phi) is about the smallest float here
-_NEGLIGIBLE = 1e-20
+_REACH = 54  # sqrt(phi(54)) is about the smallest float
+_LEAST_REACH = 9.0
+_NEGLIGIBLE = 1e-20  # mass of one standard deviation relative to the whole
 _GOAL = 1e-15  # error of one panel relative to the whole integral
+_ROUNDING = 8 * EPS  # of the values that an activation computes, and of their sum
 _MOST_PANELS = 1 << 17
-
-
-def root_density(z: Values) -> Values:
-    """sqrt(phi(z))."""
-    result: Values = np.exp(-z * z / 4) * (2 * math.pi) ** -0.25
-    return result
+_LEVELS = 60
+_SINGULAR = 1e-9  # a panel that no halving resolves may not count more than this
 
 
 class Estimate(float):
@@ -42,155 +44,231 @@ class Estimate(float):
     Args:
         value: the number.
         error: a bound on its absolute error.
-        how: "closed form", "quadrature", ...
+        how: "closed form", "quadrature" or "Hermite series".
 
     Example:
-        >>> Estimate(0.5, 1e-15, "quadrature") + 1
-        1.5
+        >>> half = Estimate(0.5, 1e-15, "quadrature")
+        >>> half + 1, half.error, half.how
+        (1.5, 1e-15, 'quadrature')
     """
 
     error: float
     how: str
 
-    def __new__(cls, value: float, error: float = 0.0, how: str = "closed form") -> Estimate:
+    def __new__(cls, value: float, error: float = 0.0, how: str = "closed form") -> Self:
         made = super().__new__(cls, value)
         made.error, made.how = float(error), how
         return made
 
-    def __getnewargs__(self) -> tuple[float, float, str]:
+    def __getnewargs__(self) -> tuple[float, float, str]:  # type: ignore[override]
         return float(self), self.error, self.how
+
+
+def root_density(z: Values) -> Values:
+    """sqrt(phi(z))."""
+    result: Values = np.exp(-z * z / 4) * (2 * math.pi) ** -0.25
+    return result
 
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """Panels in z on which f, and its derivative if wanted, are resolved."""
+    """Panels in z on which f, and its derivative if wanted, are resolved.
 
+    Args:
+        mean, sigma: of x = mean + sigma z.
+        panels: intervals of z, from left to right.
+        f: f(x) at the nodes.
+        slope: f'(x) at the nodes, or zeros if it was not wanted.
+        slope_error: a bound on the error of the slope at the nodes.
+    """
+
+    mean: float
+    sigma: float
     panels: Panels
     z: Values
-    x: Values
     root: Values
     f: Values
-    slope: Values | None
+    slope: Values
+    slope_error: Values
 
-    def inner(self, a: Values, b: Values) -> Estimate:
-        """The integral of a b phi for functions a and b given at the nodes."""
-        scaled_a, scaled_b = a * self.root, b * self.root
-        half = self.panels.half
-        product = scaled_a * scaled_b
+    def inner(
+        self,
+        a: Values,
+        b: Values | float = 1.0,
+        weight: Values | float = 1.0,
+        doubt: Values | float = 0.0,
+    ) -> Estimate:
+        """E[a b weight] for functions a and b of x and a polynomial weight in z.
+
+        The error adds up what the panels leave unresolved, the rounding of the values and of their
+        sum, the rounding of x, to which a b responds by its variation, and the doubt about a b.
+        """
+        left, right = a * self.root, b * self.root * weight
+        half, product = self.panels.half, left * right
         value = math.fsum(half * (product @ WEIGHTS))
-        size = float(half @ (np.abs(product) @ WEIGHTS))
-        unresolved = tail(scaled_a) * np.abs(scaled_b).max(axis=1)
-        unresolved += tail(scaled_b) * np.abs(scaled_a).max(axis=1)
-        error = 2 * float(half @ unresolved) + 8 * EPS * size
-        return Estimate(value, error, "quadrature")
+        unresolved = 2 * (tail(left) * _largest(right) + tail(right) * _largest(left))
+        around = np.abs(self.root * self.root * weight)
+        rounding = _ROUNDING * np.abs(product) + np.abs(doubt) * around
+        reach = (abs(self.mean) / self.sigma + np.abs(self.z)) * around
+        variation = np.abs(np.diff((a * b).ravel())) @ np.maximum(
+            reach.ravel()[1:], reach.ravel()[:-1]
+        )
+        error = half @ (unresolved + rounding @ WEIGHTS) + EPS * variation
+        return Estimate(value, float(error) + np.finfo(np.float64).tiny, "quadrature")
 
 
-def fit(f: Activation, mean: float, sigma: float, *, derivative: bool, square: bool) -> Grid:
-    """Panels that resolve f (and f') for E[f], and for E[f^2] if `square`."""
+def _largest(values: Values) -> PerPanel:
+    result: PerPanel = np.abs(values).max(axis=1)
+    return result
+
+
+def fit(
+    f: Activation,
+    mean: float,
+    sigma: float,
+    *,
+    square: bool,
+    derivative: bool,
+    step: float = 1.0,
+) -> Grid:
+    """Panels that resolve f, and f' if wanted, for E[f] and, if `square`, for E[f^2].
+
+    Raises:
+        DivergentError: the integrand does not fall.
+        ArgumentError: f is not a number somewhere in the range of integration.
+    """
     with np.errstate(all="ignore"):
-        low, high = _window(f, mean, sigma, square=square)
-        steps = np.arange(math.ceil(low), math.floor(high) + 1.0)
-        edges = np.concatenate([steps, (f.landscape.ends - mean) / sigma])
-        ends = distinct(edges, low, high)
-        return _refined(f, mean, sigma, Panels.between(ends[:-1], ends[1:]), derivative, square)
+        low, high = _window(f, mean, sigma, square=square, derivative=derivative)
+        steps = np.arange(math.ceil(low / step), math.floor(high / step) + 1.0) * step
+        cuts = np.concatenate([steps, (f.landscape.ends - mean) / sigma])
+        panels = Panels.between(distinct(cuts, low, high))
+        return _refined(f, mean, sigma, panels, square=square, derivative=derivative)
 
 
-def _at(f: Activation, mean: float, sigma: float, panels: Panels, derivative: bool) -> Grid:
-    z = panels.nodes
-    x = mean + sigma * z
-    return Grid(panels, z, x, root_density(z), f(x), f.derivative(x) if derivative else None)
-
-
-def _window(f: Activation, mean: float, sigma: float, *, square: bool) -> tuple[float, float]:
-    """How far out f counts, in standard deviations to the left and right."""
-    z = np.arange(0.125, _REACH, 0.25)
-    root = root_density(z)
-    ends = []
-    for side in (-1.0, 1.0):
-        x = mean + sigma * side * z
-        values = np.abs(f(x)) * root
-        mass = (values**2 if square else values * root).reshape(-1, 4).max(axis=1)
-        broken = ~np.isfinite(mass)
-        first_bad = int(broken.argmax()) if broken.any() else len(mass)
-        if first_bad == 0 or np.isnan(f(x[: 4 * first_bad + 4])).any():
-            bad = x[~np.isfinite(f(x))][0]
-            raise ArgumentError(
-                f"expectation of {f.name} at mean {mean:g}, variance {sigma**2:g}",
-                expected="finite values where the normal distribution has its mass",
-                got=f"{float(f(bad))} at x = {bad:g}",
-            )
-        good = mass[:first_bad]
-        total = good.sum()
-        matters = np.flatnonzero(good > _NEGLIGIBLE * total)
-        last = int(matters[-1]) if len(matters) else 0
-        if last >= min(len(good) - 1, _REACH - 2):
-            what = "f^2" if square else "f"
-            raise DivergentError(
-                f"E[{what}] of {f.name} at mean {mean:g}, variance {sigma**2:g}",
-                expected="a function that grows slower than the normal density falls",
-                got=f"an integrand that is not small yet at x = {x[4 * last]:g}",
-                fix="the expectation does not exist or is beyond float64; use a smaller variance",
-            )
-        ends.append(side * max(last + 1.0, 9.0))
-    return ends[0], ends[1]
+def _window(
+    f: Activation, mean: float, sigma: float, *, square: bool, derivative: bool
+) -> tuple[float, float]:
+    """How far out f, its distance from f(mean) and f' count, in standard deviations."""
+    steps = np.arange(-_REACH + 0.125, _REACH, 0.25)
+    marks = (f.landscape.centres - mean) / sigma
+    z = np.sort(np.concatenate([steps, marks[np.abs(marks) < _REACH]]))
+    x, root = mean + sigma * z, root_density(z)
+    values = f(x)
+    heights = [values, values - f(mean), *([f.derivative(x)] if derivative else [])]
+    mass = np.stack([(h * root) ** 2 if square else np.abs(h * root) * root for h in heights])
+    usable = np.isfinite(mass)
+    largest = np.where(usable, mass, 0.0).max(axis=1, keepdims=True)
+    counts = z[(usable & (mass > _NEGLIGIBLE * largest)).any(axis=0)]
+    low, high = (
+        min(counts.min(initial=0) - 1, -_LEAST_REACH),
+        max(counts.max(initial=0) + 1, _LEAST_REACH),
+    )
+    inside = (z > low) & (z < high)
+    where = f"E[{'f^2' if square else 'f'}] of {f.name} at mean {mean:g}, variance {sigma**2:g}"
+    if np.isnan(values[inside]).any():
+        bad = x[inside][np.isnan(values[inside])][0]
+        raise ArgumentError(where, expected="numbers", got=f"f({bad:g}) = nan")
+    furthest = max(counts, key=abs, default=0.0)
+    if low <= -_REACH or high >= _REACH or not usable[:, inside].all():
+        raise DivergentError(
+            where,
+            expected="an integrand that falls to zero on both sides",
+            got=f"one that does not, towards x = {mean + sigma * float(furthest):g}",
+            fix="the expectation does not exist, or needs values beyond float64; "
+            "use a smaller variance",
+        )
+    return low, high
 
 
 def _refined(
-    f: Activation, mean: float, sigma: float, panels: Panels, derivative: bool, square: bool
+    f: Activation,
+    mean: float,
+    sigma: float,
+    panels: Panels,
+    *,
+    square: bool,
+    derivative: bool,
 ) -> Grid:
     """Halves panels until what they leave unresolved does not count."""
     done: list[Grid] = []
-    count = 0
-    totals = np.zeros(4)
-    for _ in range(60):
-        grid = _at(f, mean, sigma, panels, derivative)
-        worst = np.zeros(len(panels.half), dtype=bool)
-        for i, values in enumerate([grid.f] if grid.slope is None else [grid.f, grid.slope]):
-            amplitude = values * grid.root
-            size, part = np.abs(amplitude).max(axis=1), tail(amplitude)
-            above = part > 64 * EPS * size
-            for j, partner in enumerate((size, grid.root.max(axis=1))):
-                if j == 0 and not square:
-                    continue
-                mass = np.abs(amplitude) * (np.abs(amplitude) if j == 0 else grid.root)
-                total = totals[2 * i + j] + float(panels.half @ (mass @ WEIGHTS))
-                worst |= above & (panels.half * part * partner > _GOAL * total)
-                keep = ~worst
-                totals[2 * i + j] += float(panels.half[keep] @ (mass[keep] @ WEIGHTS))
-        worst &= panels.half > 1e-14 * np.maximum(np.abs(panels.centre), 1e-100)
-        count += len(worst)
+    count, masses = 0, np.zeros(4)
+    before = np.full((2, len(panels.half)), np.inf)
+    for level in range(_LEVELS + 1):
+        grid = _evaluated(f, mean, sigma, panels, derivative=derivative)
+        error, mass, rough, part = _unresolved(grid, before, square=square)
+        totals = masses + mass.sum(axis=1)
+        excess = (error > _GOAL * totals[:, None]).reshape(2, 2, -1).any(axis=0)
+        rough = (rough & excess).any(axis=0)
+        count += len(rough)
+        narrow = panels.half < 4 * EPS * np.abs(panels.centre)
+        if level == _LEVELS or (rough & narrow).any():
+            _check_regular(f, grid, (error / totals[:, None]).max(axis=0) * rough)
+            rough &= ~narrow & (level < _LEVELS)
         if count > _MOST_PANELS:
-            worst[:] = False
-        done.append(_rows(grid, ~worst))
-        if not worst.any():
+            rough[:] = False
+        masses += mass[:, ~rough].sum(axis=1)
+        done.append(_selected(grid, ~rough))
+        if not rough.any():
             break
-        panels = panels.halved(worst)
-    return _merged(done)
+        before = np.tile(part[:, rough], 2)
+        panels = panels.chosen(rough).halved()
+    return _joined(done)
 
 
-def _rows(grid: Grid, which: ndarray) -> Grid:
-    slope = None if grid.slope is None else grid.slope[which]
-    panels = Panels(grid.panels.centre[which], grid.panels.half[which])
-    return Grid(panels, grid.z[which], grid.x[which], grid.root[which], grid.f[which], slope)
+def _unresolved(
+    grid: Grid, before: Values, *, square: bool
+) -> tuple[Values, Values, ndarray, Values]:
+    """For each panel: errors and masses of f, f', f^2, f'^2; whether f and f' can be refined."""
+    amplitude = np.stack([grid.f * grid.root, grid.slope * grid.root])
+    half, root = grid.panels.half, grid.root
+    size, part = np.abs(amplitude).max(axis=-1), tail(amplitude)
+    error = np.concatenate([half * part * root.max(axis=1), 2 * half * part * size])
+    mass = np.concatenate(
+        [half * ((np.abs(amplitude) * root) @ WEIGHTS), half * (amplitude**2 @ WEIGHTS)]
+    )
+    noise = np.stack([is_noise(*rows) for rows in zip(part, before, size, strict=True)])
+    if not square:
+        error[2:] = 0
+    return error, mass, (part > 64 * EPS * size) & ~noise, part
 
 
-def _merged(grids: list[Grid]) -> Grid:
+def _check_regular(f: Activation, grid: Grid, share: PerPanel) -> None:
+    """An integrand that no halving resolves must be too small to count."""
+    worst = int(share.argmax())
+    if share[worst] > _SINGULAR:
+        x = grid.mean + grid.sigma * grid.panels.centre[worst]
+        raise DivergentError(
+            f"expectation of {f.name} at mean {grid.mean:g}, variance {grid.sigma**2:g}",
+            expected="a function without a pole",
+            got=f"one with an integrand that grows without bound near x = {x:.6g}",
+        )
+
+
+def _evaluated(
+    f: Activation, mean: float, sigma: float, panels: Panels, *, derivative: bool
+) -> Grid:
+    z = panels.nodes
+    x = mean + sigma * z
+    values, nothing = f(x), np.zeros_like(z)
+    grid = Grid(mean, sigma, panels, z, root_density(z), values, nothing, nothing)
+    if not derivative:
+        return grid
+    return replace(grid, slope=f.derivative(x), slope_error=f.derivative_error(x))
+
+
+def _selected(grid: Grid, which: Mask) -> Grid:
+    rows = (grid.z, grid.root, grid.f, grid.slope, grid.slope_error)
+    return Grid(grid.mean, grid.sigma, grid.panels.chosen(which), *(row[which] for row in rows))
+
+
+def _joined(grids: list[Grid]) -> Grid:
+    """All panels from left to right."""
     if len(grids) == 1:
         return grids[0]
-
-    def all_of(rows: list[Values]) -> Values:
-        return np.concatenate(rows)
-
-    panels = Panels(
-        np.concatenate([grid.panels.centre for grid in grids]),
-        np.concatenate([grid.panels.half for grid in grids]),
-    )
-    slopes = [grid.slope for grid in grids if grid.slope is not None]
-    return Grid(
-        panels,
-        all_of([grid.z for grid in grids]),
-        all_of([grid.x for grid in grids]),
-        all_of([grid.root for grid in grids]),
-        all_of([grid.f for grid in grids]),
-        all_of(slopes) if slopes else None,
-    )
+    parts = [
+        (g.panels.left, g.panels.right, g.z, g.root, g.f, g.slope, g.slope_error) for g in grids
+    ]
+    rows = [np.concatenate(row) for row in zip(*parts, strict=True)]
+    order = np.argsort(rows[0], kind="stable")
+    left, right, *values = (row[order] for row in rows)
+    return Grid(grids[0].mean, grids[0].sigma, Panels(left, right), *values)

@@ -1,8 +1,9 @@
 """Where a function is smooth and where it breaks, found by looking at its values.
 
 The real line is covered by panels on which the function is a polynomial to rounding error. A panel
-that no halving resolves holds a break; the break is located from the smooth pieces on both sides, the
-panels are laid again with the breaks as their ends, and each break is judged by its one-sided limits.
+that no halving resolves holds a break; the break is located from the smooth pieces on both sides,
+the panels are laid again with the breaks among their ends, and each break is judged by its
+one-sided limits.
 
 What values at finitely many points cannot show is not found: a spike far narrower than its distance
 from zero and from every other feature.
@@ -16,7 +17,18 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.polynomial import legendre
 
-from fanin.theory.quadrature import EPS, ORDER, TO_COEFFICIENTS, Panels, tail
+from fanin.theory.quadrature import (
+    EPS,
+    NODES,
+    NOISE,
+    ORDER,
+    TO_COEFFICIENTS,
+    Panels,
+    fitted,
+    is_noise,
+    slopes_at,
+    tail,
+)
 
 if TYPE_CHECKING:
     from jaxtyping import Bool, Float
@@ -24,23 +36,31 @@ if TYPE_CHECKING:
 
     Array = Float[ndarray, "*shape"]
     Points = Float[ndarray, "points"]
+    Triples = Float[ndarray, "3 points"]
+    Series = Float[ndarray, "panels order"]
+    Mask = Bool[ndarray, "panels"]
     Function = Callable[[Array], Array]
 
-# Ends of the first panels. The odd factor keeps every halving away from the constants people write.
+# Ends of the first panels, up to 1.4e7. The odd factor keeps them, and the middle of every halving,
+# away from the constants that people write.
 _OUTER = 0.8346268416740732 * 2.0 ** np.arange(25)
-_ENDS = np.concatenate([-_OUTER[::-1], [0.0], _OUTER])
-_PROBES = 2.0 ** -np.arange(1.0, 41.0)
+_FIRST_ENDS = np.concatenate([-_OUTER[::-1], [0.0], _OUTER])
+_TOWARDS_ZERO = 2.0 ** -np.arange(1.0, 41.0)
 
 _RESOLVED = 1e-12  # unresolved part relative to the largest value on the panel
-_NOTHING = 1e-40  # values below this are zero
-_NOISE = 1e-8  # below this a part that halving does not reduce is rounding noise
+_NOTHING = 1e-40  # values below this are as good as zero
 _NARROW = 2.0**-22  # half width of a panel relative to its centre, at which a break is suspected
-_BUDGET = 600  # panels that are halved at once, those nearest to zero first
+_BUDGET = 200  # panels that are halved at once, those nearest to zero first
 _LEVELS = 64
+_SEARCHES = 4
+_UNEVEN = 0.61, 0.37
+_BREAK = 1e-9  # relative size of a jump or kink that counts
+_LOCAL_WIDTHS = 4.0 ** -np.arange(6)
+_ROUGH_SLOPE = 1e-6  # relative error of a slope that asks for panels of its own
 
 
 class Breakpoint(NamedTuple):
-    """A point where the function or its slope jumps.
+    """A point where a function or its slope jumps.
 
     Args:
         location: where.
@@ -58,127 +78,143 @@ class Landscape(NamedTuple):
 
     Args:
         ends: ends of the panels, sorted; zero and every breakpoint are among them.
-        coefficients: one row for each panel.
-        unresolved: for each panel, the part its interpolant does not hold.
+        series: the coefficients, one row for each panel.
+        slope_error: a bound on the error of the slope of each panel's interpolant.
         breakpoints: kinks and jumps, sorted.
         slopes: the slope left and right of zero.
     """
 
     ends: Points
-    coefficients: Float[ndarray, "panels order"]
-    unresolved: Points
+    series: Series
+    slope_error: Points
     breakpoints: tuple[Breakpoint, ...]
     slopes: tuple[float, float]
 
-    def derivative(self, x: Points) -> Points:
-        """The slope of the interpolants."""
-        which = np.clip(np.searchsorted(self.ends, x, side="right") - 1, 0, len(self.ends) - 2)
+    @property
+    def centres(self) -> Points:
+        """The centres of the panels."""
+        result: Points = (self.ends[1:] + self.ends[:-1]) / 2
+        return result
+
+    def slope(self, f: Function, x: Points) -> tuple[Points, Points]:
+        """The slope of the function at points x, and a bound on its error.
+
+        Where the panels do not resolve the function, which far from zero may be, panels of several
+        widths are laid around each point.
+        """
+        which = np.searchsorted(self.ends, x, side="right") - 1
+        which = np.clip(which, 0, len(self.series) - 1)
         half = np.diff(self.ends)[which] / 2
         t = np.clip((x - self.ends[which]) / half - 1, -1, 1)
-        slopes = legendre.legder(self.coefficients, axis=1)[which]
-        return np.einsum("pk,pk->p", legendre.legvander(t, ORDER - 2), slopes) / half
+        slope = slopes_at(t[:, None], self.series[which])[:, 0] / half
+        error = self.slope_error[which]
+        for width in _LOCAL_WIDTHS:
+            bad = np.flatnonzero(~(error <= _ROUGH_SLOPE * np.abs(slope)))
+            values = f(x[bad, None] + width * NODES)
+            series, bound = fitted(values)
+            better = bound / width < error[bad]
+            bad, series, bound = bad[better], series[better], bound[better]
+            slope[bad] = slopes_at(np.zeros((len(bad), 1)), series)[:, 0] / width
+            error[bad] = bound / width
+        return slope, error
 
 
 def survey(f: Function) -> Landscape:
     """Finds the smooth pieces of a function and its breaks."""
     with np.errstate(all="ignore"):
-        _, suspects = _refine(f, _ENDS)
-        candidates = _locate(f, suspects)
-        panels, _ = _refine(f, np.union1d(_ENDS, candidates), narrow=1e-5)
-        return _judge(f, panels, candidates)
+        panels, suspects = _refined(f, Panels.between(_FIRST_ENDS), _NARROW)
+        candidates = _located(f, Panels.joined([suspects, *_hidden(f, panels)]))
+        # Breaks are ends now, so nothing should need narrow panels; what does is left as it is.
+        ends = np.union1d(_FIRST_ENDS, candidates)
+        panels, _ = _refined(f, Panels.between(ends), 1e-5)
+        return _judged(f, panels, candidates)
 
 
-def _refine(f: Function, ends: Points, narrow: float = _NARROW) -> tuple[Panels, Panels]:
+def _hidden(f: Function, panels: Panels) -> list[Panels]:
+    """Suspects between the last node of a panel and the first node of the next."""
+    found = []
+    for _ in range(_SEARCHES):
+        seams = _Seams.of(f, panels)
+        odd = (seams.jumps | seams.kinks) & seams.resolved & (seams.at != 0)
+        if not odd.any():
+            break
+        half = panels.half
+        panels = Panels(seams.at - _UNEVEN[0] * half[:-1], seams.at + _UNEVEN[1] * half[1:]).chosen(
+            odd
+        )
+        panels, suspects = _refined(f, panels, _NARROW)
+        found.append(suspects)
+    return found
+
+
+def _refined(f: Function, panels: Panels, narrow: float) -> tuple[Panels, Panels]:
     """Halves panels until they are resolved; returns all panels, and those too narrow to go on."""
-    panels = Panels.between(ends[:-1], ends[1:])
     before = np.full(len(panels.half), np.inf)
     done: list[Panels] = []
     stuck: list[Panels] = []
     for _ in range(_LEVELS):
         values = f(panels.nodes)
         size, part = np.abs(values).max(axis=1), tail(values)
-        rough = (part > _RESOLVED * np.maximum(size, _NOTHING)) | _hides_something(
-            f, panels, values
-        )
-        rough &= np.isfinite(values).all(axis=1) & ~_is_noise(part, before, size, rough)
-        tiny = rough & (panels.half < np.maximum(narrow * np.abs(panels.centre), 2.0**-60))
-        stuck.append(_take(panels, tiny))
+        rough = part > _RESOLVED * np.maximum(size, _NOTHING)
+        rough &= np.isfinite(values).all(axis=1) & ~is_noise(part, before, size)
+        rough |= _hides(f, panels, values)
+        tiny = rough & (panels.half < np.maximum(narrow * np.abs(panels.centre), 2.0**-45))
+        stuck.append(panels.chosen(tiny))
         rough &= ~tiny
         if rough.sum() > _BUDGET:
             far = np.argsort(np.where(rough, np.abs(panels.centre), np.inf))[_BUDGET:]
             rough[far] = False
-        done.append(_take(panels, ~rough))
+        done.append(panels.chosen(~rough))
         if not rough.any():
             break
         before = np.tile(part[rough], 2)
-        panels = panels.halved(rough)
-    return _joined(done), _joined(stuck)
+        panels = panels.chosen(rough).halved()
+    return Panels.joined(done), Panels.joined(stuck)
 
 
-def _take(panels: Panels, which: Bool[ndarray, "panels"]) -> Panels:
-    return Panels(panels.centre[which], panels.half[which])
-
-
-def _joined(parts: list[Panels]) -> Panels:
-    """Panels from several lists, from left to right."""
-    centre = np.concatenate([part.centre for part in parts])
-    half = np.concatenate([part.half for part in parts])
-    order = np.argsort(centre)
-    return Panels(centre[order], half[order])
-
-
-def _hides_something(f: Function, panels: Panels, values: Array) -> Bool[ndarray, "panels"]:
+def _hides(f: Function, panels: Panels, values: Array) -> Mask:
     """Whether a panel that ends at zero differs from its interpolant very near to zero."""
     result = np.zeros(len(panels.half), dtype=bool)
-    for i in np.flatnonzero(np.abs(np.abs(panels.centre) - panels.half) <= 0):
-        t = np.sign(panels.centre[i]) * (2 * _PROBES - 1)
-        inner = f(panels.centre[i] + panels.half[i] * t)
+    for i in np.flatnonzero(np.abs(panels.centre) == panels.half):
+        t = np.sign(panels.centre[i]) * (2 * _TOWARDS_ZERO - 1)
         held = legendre.legval(t, TO_COEFFICIENTS @ values[i])
-        # The interpolant at the end of its panel carries more noise than inside.
-        result[i] = bool((np.abs(inner - held) > 1e-10 * np.abs(values[i]).max()).any())
+        gap = np.abs(f(panels.centre[i] + panels.half[i] * t) - held)
+        # At its end an interpolant carries more noise than inside.
+        result[i] = bool((gap > 100 * _RESOLVED * np.abs(values[i]).max()).any())
     return result
 
 
-def _is_noise(
-    part: Points, before: Points, size: Points, rough: Bool[ndarray, "panels"]
-) -> Bool[ndarray, "panels"]:
-    """Both halves of a panel are as unresolved as it was, at a small level: that is rounding."""
-    if not np.isfinite(before).all():
-        return np.zeros_like(rough)
-    stays = rough & (part > before / 4) & (part < _NOISE * size)
-    return stays & np.roll(stays, len(part) // 2)
-
-
-def _locate(f: Function, suspects: Panels) -> Points:
+def _located(f: Function, suspects: Panels) -> Points:
     """The breaks inside the suspected cells, from the smooth pieces to their left and right."""
     if not len(suspects.half):
         return np.zeros(0)
-    left, right = suspects.centre - suspects.half, suspects.centre + suspects.half
-    fresh = np.concatenate([[True], left[1:] > right[:-1] + 1e-3 * suspects.half[1:]])
-    a, b = left[fresh], right[np.concatenate([fresh[1:], [True]])]
-    w = b - a
-    pieces = [_Piece.through(f, a, -8 * w), _Piece.through(f, b, 8 * w)]
+    apart = suspects.left[1:] > suspects.right[:-1] + 1e-3 * suspects.half[1:]
+    a, b = suspects.left[np.append(True, apart)], suspects.right[np.append(apart, True)]
+    before, after = _Piece.through(f, a, 8 * (a - b)), _Piece.through(f, b, 8 * (b - a))
 
     def gap(x: Points) -> Points:
-        return pieces[1](x) - pieces[0](x)
+        result: Points = after(x) - before(x)
+        return result
 
-    crosses = gap(a) * gap(b) <= 0
-    low, high = a.copy(), b.copy()
+    # At a kink the pieces cross; at a jump they do not, and the values tell the side.
+    crosses, sign = gap(a) * gap(b) <= 0, np.sign(gap(a))
+    low, high = a, b
     for _ in range(60):
         middle = (low + high) / 2
         values = f(middle)
-        nearer_left = np.abs(values - pieces[0](middle)) < np.abs(values - pieces[1](middle))
-        goes_right = np.where(crosses, gap(middle) * gap(a) > 0, nearer_left)
-        low, high = np.where(goes_right, middle, low), np.where(goes_right, high, middle)
-    return np.array([_written(x, y) for x, y in zip(low, high, strict=True)])
+        near = np.abs(values - before(middle)) < np.abs(values - after(middle))
+        on_left = np.where(crosses, gap(middle) * sign > 0, near)
+        low, high = np.where(on_left, middle, low), np.where(on_left, high, middle)
+    found = (low + high) / 2
+    return np.array([_written(x) for x in found[np.abs(found) > 2.0**-40]])
 
 
 class _Piece(NamedTuple):
-    """The parabola through three points of a smooth piece, one at its end."""
+    """The parabola through three points of a smooth piece, the first one at its end."""
 
     end: Points
     step: Points
-    values: Float[ndarray, "three points"]
+    values: Triples
 
     @classmethod
     def through(cls, f: Function, end: Points, step: Points) -> _Piece:
@@ -186,56 +222,79 @@ class _Piece(NamedTuple):
 
     def __call__(self, x: Points) -> Points:
         t, (v0, v1, v2) = (x - self.end) / self.step, self.values
-        return v0 + t * (v1 - v0 + (t - 1) / 2 * (v2 - 2 * v1 + v0))
+        result: Points = v0 + t * (v1 - v0 + (t - 1) / 2 * (v2 - 2 * v1 + v0))
+        return result
 
 
-def _written(low: float, high: float) -> float:
-    """The shortest decimal number between two neighbours, since breaks are constants in a source."""
-    middle = (low + high) / 2
+def _written(x: float) -> float:
+    """The shortest decimal number within rounding of x, since breaks are constants in a source."""
     for digits in range(1, 14):
-        short = float(f"{middle:.{digits}g}")
-        if abs(short - middle) <= 16 * EPS * abs(middle) + (high - low):
+        short = float(f"{x:.{digits}g}")
+        if abs(short - x) <= 32 * EPS * abs(x):
             return short
-    return float(middle)
+    return float(x)
 
 
-def _chopped(coefficients: Array, size: Points) -> Array:
-    """The series up to its last coefficient above rounding, since a slope multiplies noise."""
-    above = np.abs(coefficients) > 32 * EPS * size[:, None]
-    last = ORDER - above[:, ::-1].argmax(axis=1)
-    return np.where(np.arange(ORDER) < last[:, None], coefficients, 0.0)
+class _Seams(NamedTuple):
+    """How the interpolants of neighbouring panels fit together.
+
+    Args:
+        at: the end that both panels share.
+        jump, kink: what value and slope gain from left to right.
+        slopes: on both sides.
+        jumps, kinks: whether the gain is more than what both panels leave open.
+        resolved: whether both panels are resolved, up to noise.
+    """
+
+    at: Points
+    jump: Points
+    kink: Points
+    slopes: tuple[Points, Points]
+    jumps: Mask
+    kinks: Mask
+    resolved: Mask
+
+    @classmethod
+    def of(cls, f: Function, panels: Panels) -> _Seams:
+        values = f(panels.nodes)
+        size, part = np.abs(values).max(axis=1), tail(values)
+        series, doubt = fitted(values)
+        k = np.arange(ORDER)
+        steep = k * (k + 1) / 2
+        last, first = series.sum(axis=1)[:-1], (series @ (-1.0) ** k)[1:]
+        left = (series @ steep / panels.half)[:-1]
+        right = (series @ (-steep * (-1.0) ** k) / panels.half)[1:]
+        jump, kink = first - last, right - left
+
+        def both(x: Points) -> Points:
+            result: Points = x[:-1] + x[1:]
+            return result
+
+        rounding = _BREAK * np.abs(left) + _BREAK * np.abs(right)
+        return cls(
+            panels.ends[1:-1],
+            jump,
+            kink,
+            (left, right),
+            np.abs(jump) > both(10 * part + _BREAK * size),
+            np.abs(kink) > 2 * both(doubt / panels.half) + rounding,
+            both((part > NOISE * size).astype(float)) == 0,
+        )
 
 
-def _judge(f: Function, panels: Panels, candidates: Points) -> Landscape:
-    """Looks at the one-sided limits at zero and at every candidate."""
-    ends = np.concatenate([panels.centre - panels.half, panels.centre[-1:] + panels.half[-1:]])
+def _judged(f: Function, panels: Panels, candidates: Points) -> Landscape:
+    """Fits the panels and looks at the one-sided limits at zero and at every candidate."""
     values = f(panels.nodes)
-    finite = np.isfinite(values).all(axis=1, keepdims=True)
-    values = np.where(finite, values, 0.0)
-    size = np.abs(values).max(axis=1)
-    coefficients = _chopped(values @ TO_COEFFICIENTS.T, size)
-    k = np.arange(ORDER)
-    sign = (-1.0) ** k
-    low_value, high_value = coefficients @ sign, coefficients.sum(axis=1)
-    low_slope = coefficients @ (-sign * k * (k + 1) / 2) / panels.half
-    high_slope = coefficients @ (k * (k + 1) / 2) / panels.half
+    values = np.where(np.isfinite(values).all(axis=1, keepdims=True), values, 0.0)
+    series, slope_error = fitted(values)
+    seams = _Seams.of(f, panels)
     found = []
     for point in np.union1d(candidates, [0.0]):
-        right = int(np.abs(ends[:-1] - point).argmin())
-        left = right - 1
-        level = size[left] + size[right]
-        jump = low_value[right] - high_value[left]
-        kink = low_slope[right] - high_slope[left]
-        steep = size[left] / panels.half[left] + size[right] / panels.half[right]
-        if abs(jump) > 1e-9 * level:
-            found.append(Breakpoint(float(point), "jump", float(jump)))
-        elif abs(kink) > 1e-9 * steep + 1e-7 * (abs(low_slope[right]) + abs(high_slope[left])):
-            found.append(Breakpoint(float(point), "kink", float(kink)))
-    zero = int(np.abs(ends).argmin())
-    return Landscape(
-        ends,
-        coefficients,
-        tail(values),
-        tuple(found),
-        (float(high_slope[zero - 1]), float(low_slope[zero])),
-    )
+        i = int(np.abs(seams.at - point).argmin())
+        if seams.jumps[i]:
+            found.append(Breakpoint(float(point), "jump", float(seams.jump[i])))
+        elif seams.kinks[i]:
+            found.append(Breakpoint(float(point), "kink", float(seams.kink[i])))
+    zero = int(np.abs(seams.at).argmin())
+    slopes = float(seams.slopes[0][zero]), float(seams.slopes[1][zero])
+    return Landscape(panels.ends, series, slope_error / panels.half, tuple(found), slopes)
