@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -13,11 +13,12 @@ from fanin.errors import ArgumentError, UnknownNameError
 from fanin.signal.graph import Graph, Node, Parameter, Value
 from fanin.signal.spec import Spec
 from fanin.signal.state import ASSUMED, CLOSED, Given, State, Statement
-from fanin.signal.table import Table, add
+from fanin.signal.table import Table
 from fanin.signal.transfer import BACKWARD, FORWARD, Call
-from fanin.signal.transfer.call import Backward, Forward
+from fanin.signal.transfer.call import Backward, Forward, Term, gathered, total
 from fanin.signal.transfer.pointwise import pointwise, pointwise_back
 from fanin.signal.transfer.sampled import sampled, sampled_back
+from fanin.signal.transfer.shape import passed_on
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -222,10 +223,8 @@ def forward_rule(node: Node) -> Forward | None:
 
 
 def backward_rule(node: Node) -> Backward | None:
-    """The backward rule of an operation; None where it is sampled."""
-    short = node.op.split(".", 1)[1]
-    rule = BACKWARD.get(short) or BACKWARD.get(node.name)
-    return rule or (pointwise_back if node.pointwise else None)
+    """The backward rule of an operation; None where it is elementwise or sampled."""
+    return BACKWARD.get(node.op.split(".", 1)[1]) or BACKWARD.get(node.name)
 
 
 def _computed(call: Call) -> list[State] | None:
@@ -265,20 +264,43 @@ def backward(signal: Signal, cotangents: Mapping[int, Table | float] | None = No
         NotCoveredError: an operation without a backward rule that cannot be sampled.
     """
     graph = signal.graph
-    gradients = dict(_starts(signal, cotangents))
+    terms: dict[int, list[Term]] = {
+        i: [Term(("start", i), table)] for i, table in _starts(signal, cotangents)
+    }
+    gradients: dict[int, Table] = {}
     for node in reversed(graph.nodes):
-        grads = [gradients.get(i) for i in node.outputs]
-        if all(g is None for g in grads) or not node.inputs:
+        arriving = [gathered(terms[i]) if i in terms else [] for i in node.outputs]
+        for index, parts in zip(node.outputs, arriving, strict=True):
+            if parts:
+                gradients[index] = total(parts)
+        if not any(arriving) or not node.inputs:
             continue
-        call = Call(node, graph, signal.states)
-        rule = backward_rule(node)
-        found = rule(call, grads) if rule is not None else sampled_back(call, grads)
-        for index, table in found:
-            if not _wanted(graph.values[index]):
-                continue
-            before = gradients.get(index)
-            gradients[index] = table if before is None else add(before, table)
+        for index, term in _sent_back(Call(node, graph, signal.states), arriving, gradients):
+            if _wanted(graph.values[index]):
+                terms.setdefault(index, []).append(term)
+    for index, parts in terms.items():
+        if index not in gradients:
+            gradients[index] = total(parts)
     return Signal(graph, signal.states, gradients)
+
+
+def _sent_back(
+    call: Call, arriving: Sequence[Sequence[Term]], gradients: Mapping[int, Table]
+) -> Iterator[tuple[int, Term]]:
+    """The parts of the gradient that a node sends to its inputs."""
+    node = call.node
+    rule = backward_rule(node)
+    if rule is None and node.pointwise:
+        yield from pointwise_back(call, arriving[0])
+    elif rule is passed_on:
+        yield from ((node.inputs[0], term) for term in arriving[0])
+    else:
+        grads = [
+            gradients[i] if parts else None for i, parts in zip(node.outputs, arriving, strict=True)
+        ]
+        found = rule(call, grads) if rule is not None else sampled_back(call, grads)
+        for place, (index, part) in enumerate(found):
+            yield index, part if isinstance(part, Term) else Term((node.index, place), part)
 
 
 def _wanted(value: Value) -> bool:

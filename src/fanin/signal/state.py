@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fanin.errors import ArgumentError
-from fanin.signal.table import Table, _other
+from fanin.signal.table import Table, paired
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -47,6 +47,7 @@ class State:
             two tensors without a common root are uncorrelated.
         average: for a function of an average: the tokens averaged, and whether it is their square.
         data: the content, where it is known.
+        causal: for attention weights, whether row i averages over the columns up to i.
         allowed: for attention logits, which entries are not masked, and what stands in the others.
     """
 
@@ -60,6 +61,7 @@ class State:
     nonnegative: bool = False
     roots: frozenset[Hashable] = frozenset()
     average: Average | None = None
+    causal: bool = False
     data: Array | None = field(default=None, repr=False)
     allowed: Mask | None = field(default=None, repr=False)
 
@@ -102,16 +104,18 @@ class State:
         self, change: Callable[[Table], Table], key: Hashable, same_law: bool = True
     ) -> State:
         """The state after an operation that only moves elements, such as a view or a slice."""
+        table = change(self.table)
         latent = change(self.latent) if same_law and self.latent is not None else None
         return replace(
             self,
-            table=change(self.table),
+            table=table,
             latent=latent,
             function=self.function if same_law else None,
             token=(self.token, key),
             source=(self.source, key) if same_law and self.function else (self.token, key),
             gaussian=self.gaussian and same_law,
             average=None,
+            causal=self.causal and table.shape[-2:] == self.shape[-2:],
             data=None,
             allowed=None,
         )
@@ -212,41 +216,41 @@ def integrate(function: Function, latent: Table) -> tuple[Table, bool]:
 
     *Accuracy.* 1e-4 relative for functions with kinks, 1e-10 for smooth ones.
     """
-    k = len(latent.factors)
     mean, same = np.broadcast_arrays(latent.mean, latent.same)
     variance = np.maximum(same - mean**2, 0.0)
     variance = np.where(variance < 1e-13 * (same + 1e-300), 0.0, variance)
-    coefficients, power, total = _coefficients(function, mean, variance)
+    coefficients, power, defined = _coefficients(function, mean, variance)
     tail = np.sqrt(np.maximum(power - (coefficients**2).sum(0), 0.0))
-    std = np.sqrt(variance)
-    here = (1,) * k + mean.shape
-    shared = latent.pairs - mean.reshape(here) * _other(mean, k)
-    scale = std.reshape(here) * _other(std, k)
-    rho = np.where(scale > 0, shared / np.where(scale > 0, scale, 1.0), 1.0)
-    rho = np.clip(rho, -1.0, 1.0)
-    rho[(0,) * k] = 1.0
-    pairs = tail.reshape(here) * _other(tail, k) * rho
+
+    def outer(profile: Array) -> Array:
+        one, other = paired(profile, latent)
+        return one * other
+
+    scale = outer(np.sqrt(variance))
+    rho = (latent.pairs - outer(mean)) / np.where(scale > 0, scale, 1.0)
+    rho = np.clip(np.where(scale > 0, rho, 1.0), -1.0, 1.0)
+    pairs = outer(tail) * rho
     for c in coefficients[:0:-1]:
-        pairs = (pairs + c.reshape(here) * _other(c, k)) * rho
-    first = coefficients[0]
-    pairs = pairs + first.reshape(here) * _other(first, k)
-    return Table(latent.dims, first, pairs)._compact(), total
+        pairs = (pairs + outer(c)) * rho
+    table = Table(latent.dims, coefficients[0], pairs + outer(coefficients[0]))
+    return table._compact(), defined
 
 
 def _coefficients(function: Function, mean: Array, variance: Array) -> tuple[Array, Array, bool]:
     """Hermite coefficients and E[f^2] for each (mean, variance) of a profile."""
     z, rows = _rule()
-    laws = np.stack([mean.ravel(), variance.ravel()], 1)
-    laws, places = np.unique(laws, axis=0, return_inverse=True)
+    whole = np.stack([mean.ravel(), np.sqrt(variance).ravel()], 1)
+    laws, places = np.unique(whole, axis=0, return_inverse=True)
     between = None
-    if len(laws) > _LAWS:
-        order = np.lexsort((laws[:, 0], laws[:, 1]))
-        chosen = order[np.linspace(0, len(order) - 1, _LAWS).astype(int)]
-        between = np.interp(
-            np.argsort(order), np.linspace(0, len(order) - 1, _LAWS).astype(int), np.arange(_LAWS)
-        )
-        laws = laws[chosen]
-    values = np.asarray(function(laws[:, :1] + np.sqrt(laws[:, 1:]) * z), dtype=np.float64)
+    if len(laws) > _LAWS and np.ptp(laws[:, 0]) == 0:  # standard deviations between few are enough
+        low, high = laws[0, 1], laws[-1, 1]
+        between = (laws[:, 1] - low) / (high - low) * (_LAWS - 1)
+        laws = np.stack([np.full(_LAWS, laws[0, 0]), np.linspace(low, high, _LAWS)], 1)
+    elif len(laws) > _LAWS:
+        step = np.maximum(np.ptp(laws, axis=0) / _LAWS, 1e-300)
+        laws, places = np.unique(np.rint(whole / step), axis=0, return_inverse=True)
+        laws = laws * step
+    values = np.asarray(function(laws[:, :1] + laws[:, 1:] * z), dtype=np.float64)
     values = np.broadcast_to(values, (len(laws), len(z)))
     defined = np.isfinite(values)
     total = bool(defined.all())
@@ -255,12 +259,11 @@ def _coefficients(function: Function, mean: Array, variance: Array) -> tuple[Arr
         values = np.where(defined, values, 0.0) / np.maximum(share, 1e-12) ** 0.5
     coefficients, power = rows @ values.T, (values**2) @ rows[0]
     if between is not None:
-        low = np.floor(between).astype(int)
-        high, part = np.minimum(low + 1, _LAWS - 1), between - low
-        coefficients = coefficients[:, low] * (1 - part) + coefficients[:, high] * part
-        power = power[low] * (1 - part) + power[high] * part
-    shape = mean.shape
-    places = places.ravel()
+        below = np.minimum(np.floor(between).astype(int), _LAWS - 2)
+        part = between - below
+        coefficients = coefficients[:, below] * (1 - part) + coefficients[:, below + 1] * part
+        power = power[below] * (1 - part) + power[below + 1] * part
+    shape, places = mean.shape, places.ravel()
     return coefficients[:, places].reshape(-1, *shape), power[places].reshape(shape), total
 
 
@@ -279,15 +282,13 @@ def law(state: State) -> tuple[Table, Function | None, Hashable, bool]:
 
 def _log_table(table: Table) -> Table:
     """The Gaussian whose exponential has this mean and these second moments."""
-    k = len(table.factors)
     mean = np.maximum(table.mean, 1e-150)
-    here = mean.reshape((1,) * k + mean.shape)
-    ratio = table.pairs / (here * _other(mean, k))
-    covariance = np.log(np.clip(ratio, 1e-2, 1e12))
-    level = np.log(mean) - covariance[(0,) * k] / 2
-    level = np.broadcast_to(level, np.broadcast_shapes(level.shape, mean.shape))
-    pairs = covariance + level.reshape((1,) * k + level.shape) * _other(level, k)
-    return Table(table.dims, level, pairs)
+    one, other = paired(mean, table)
+    covariance = np.log(np.clip(table.pairs / (one * other), 1e-2, 1e12))
+    logs = Table(table.dims, np.log(mean), covariance)
+    level = np.log(mean) - logs.same / 2
+    one, other = paired(level, logs)
+    return Table(table.dims, level, covariance + one * other)
 
 
 def applied(state: State, function: Function, token: Hashable) -> State:

@@ -16,7 +16,8 @@ not alike (positions near a zero-padded border, rows of causal attention, parts 
 concatenation) the table holds a profile: one number for each index of the first element.
 
 An axis is kept as its factors, from outer to inner: splitting a dimension into heads and joining
-it again loses nothing.
+it again loses nothing. The positions of a causal network, which see what lies before them and so
+are the more alike the earlier they are, can be kept pair by pair (a resolved axis).
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
 
 # Above this many numbers a table forgets its longest profile and keeps the average.
-_LARGEST = 1 << 17
+_LARGEST = 1 << 19
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,8 +47,9 @@ class Table:
     Args:
         dims: for each dimension its factors, outer to inner; a dimension of size 1 has none.
         mean: E[x_i], with one axis for each factor, of size 1 or (a profile) of the factor's size.
-        pairs: T[S]; first one axis of size 2 for each factor (0: same index, 1: another index),
-            then the axes of the profile of element i, as in `mean`.
+        pairs: T[S]; first one axis for each factor, of size 2 (0: j has the same index as i, 1:
+            another) or, where the axis is resolved, of the factor's size (j's index); then the
+            axes of the profile of element i, as in `mean`.
 
     Example:
         >>> x = Table.iid((8, 100), mean=0.5, second_moment=1.0)
@@ -128,11 +130,43 @@ class Table:
     @property
     def same(self) -> Array:
         """T[{}] with its profile."""
-        return self.pairs[(0,) * len(self.factors)]
+        pairs, k = self.pairs, len(self.factors)
+        for a in self.resolved:
+            diagonal = np.diagonal(pairs, axis1=a, axis2=k + a)[..., None]
+            pairs = np.expand_dims(np.moveaxis(diagonal[..., 0], -1, k - 1 + a), a)
+        return np.asarray(pairs[(0,) * k])
+
+    @property
+    def resolved(self) -> tuple[int, ...]:
+        """The axes whose pairs are kept one by one."""
+        k = len(self.factors)
+        return tuple(a for a in range(k) if self.pairs.shape[a] != 2)
+
+    def folded(self, axes: Sequence[int] | None = None) -> Table:
+        """Resolved axes as two numbers again: the same index, and the average over the others."""
+        pairs, k = self.pairs, len(self.factors)
+        for a in self.resolved:
+            if axes is None or a in axes:
+                n = self.factors[a]
+                same = np.moveaxis(np.diagonal(pairs, axis1=a, axis2=k + a), -1, k - 1 + a)
+                pairs = np.stack([same, (pairs.sum(a) - same) / (n - 1)], a)
+        return self if pairs is self.pairs else Table(self.dims, self.mean, pairs)
+
+    def unfolded(self, axes: Sequence[int]) -> Table:
+        """These axes resolved; a pair gets the average of what its two elements' profiles say."""
+        pairs, k = self.pairs, len(self.factors)
+        for a in axes:
+            if pairs.shape[a] == 2:
+                n = self.factors[a]
+                same, differ = (np.moveaxis(pairs.take(i, a), k - 1 + a, -1) for i in (0, 1))
+                differ = (differ[..., None, :] + differ[..., :, None]) / 2
+                whole = np.where(np.eye(n, dtype=bool), same[..., None, :], differ)
+                pairs = np.moveaxis(np.moveaxis(whole, -1, k - 1 + a), -1, a)
+        return Table(self.dims, self.mean, pairs)
 
     def covariance(self, *dims: int) -> float:
         """E[x_i x_j] for two elements that differ in these dimensions and in no other."""
-        whole = self.coarse(tuple(range(len(self.dims))))
+        whole = self.folded().coarse(tuple(range(len(self.dims))))
         mask: list[int] = []
         for d, dim in enumerate(whole.dims):
             mask += [int(d in dims or d - len(self.dims) in dims)] * len(dim)
@@ -194,7 +228,16 @@ class Table:
         if wanted == self.dims:
             return self
         old, new = _bounds(self.factors), _bounds([n for d in wanted for n in d])
-        table = self
+        changed = old + [1]
+        table = self.folded(
+            [
+                a
+                for a in self.resolved
+                if changed[a] not in new
+                or (changed[a + 1] not in new and changed[a + 1] > 1)
+                or any(changed[a + 1] < b < changed[a] for b in new)
+            ]
+        )
         factors = list(self.factors)
         for axis in range(len(old) - 1, 0, -1):  # bounds that must go: between axis-1 and axis
             if old[axis] not in new:
@@ -297,8 +340,8 @@ class Table:
 
     def _paired_mean(self) -> Array:
         """(E[x_i] + E[x_j]) / 2 for the pairs of each entry."""
-        k = len(self.factors)
-        return (self.mean.reshape((1,) * k + self.mean.shape) + _other(self.mean, k)) / 2
+        one, other = paired(self.mean, self)
+        return (one + other) / 2
 
     def sum(self, dims: Sequence[int], keepdim: bool = False) -> Table:
         """Sums over dimensions.
@@ -308,8 +351,11 @@ class Table:
         mean, pairs, k = self.mean, self.pairs, len(self.factors)
         for a in sorted(self.axes(dims), reverse=True):
             n = self.factors[a]
-            average = pairs.mean(axis=k + a)
-            pairs = n * average.take(0, a) + n * (n - 1) * average.take(1, a)
+            if pairs.shape[a] != 2:
+                pairs = pairs.sum(axis=(a, k + a))
+            else:
+                average = pairs.mean(axis=k + a)
+                pairs = n * average.take(0, a) + n * (n - 1) * average.take(1, a)
             mean = n * mean.mean(axis=a)
             k -= 1
         summed = {d % len(self.dims) for d in dims} if self.dims else set()
@@ -325,27 +371,38 @@ class Table:
     def centred(self, dims: Sequence[int]) -> Table:
         """x minus its own average over dimensions.
 
-        *Definition.* The average over S' of T[S'], S' any subset of the dimensions' factors, with
-        the weights of the pairs, is what is shared; T[S] - shared is left.
+        *Definition.* T[S] - R_i - R_j + R, with R_i = E[x_i average] and R its average.
         """
-        shared = self.average_over(dims, keepdim=True)._expanded(self.dims)
-        pairs = self.pairs - shared.pairs
-        mean = self.mean - shared.mean
-        return Table(self.dims, mean, pairs)._compact()
+        k, over = len(self.factors), self.axes(dims)
+        if set(over) & set(self.resolved):
+            return self.folded(over).centred(dims)
+        shared, mean = self.pairs, self.mean
+        for a in over:
+            n = self.factors[a]
+            shared = (shared.take([0], a) + (n - 1) * shared.take([1], a)) / n
+        mean = mean - mean.mean(axis=over, keepdims=True)
+        other, level = shared, shared
+        for a in over:
+            averaged = np.broadcast_to(other.mean(axis=k + a, keepdims=True), other.shape)
+            other = np.concatenate([other, averaged], a)
+            level = level.mean(axis=k + a, keepdims=True)
+        return Table(self.dims, mean, self.pairs - shared - other + level)._compact()
 
     def flat(self) -> Table:
         """The same table without profiles."""
         k = len(self.factors)
         axes = tuple(range(k, 2 * k))
         mean = self.mean.mean(keepdims=True) if k else self.mean
-        return Table(self.dims, mean, self.pairs.mean(axis=axes, keepdims=True))
+        return Table(self.dims, mean, self.folded().pairs.mean(axis=axes, keepdims=True))
 
     def _compact(self) -> Table:
         """Without profiles that say nothing, and without those that would not fit."""
         k = len(self.factors)
         mean, pairs = self.mean, self.pairs
+        if pairs.size > _LARGEST and self.resolved:
+            return self.folded()._compact()
         for a in range(k):
-            if pairs.shape[k + a] > 1 and _constant(pairs, k + a):
+            if pairs.shape[a] == 2 and pairs.shape[k + a] > 1 and _constant(pairs, k + a):
                 pairs = pairs.mean(axis=k + a, keepdims=True)
             if mean.shape[a] > 1 and _constant(mean, a):
                 mean = mean.mean(axis=a, keepdims=True)
@@ -363,44 +420,36 @@ class Table:
         all this.
         """
         index = np.asarray(index)
-        dim %= len(self.dims)
-        table = self.own(dim)
-        (a,) = table.axes((dim,))
-        k, n, size = len(table.factors), table.factors[a], len(index)
-        inside = index >= 0
+        table = self.own(dim % len(self.dims))
+        mean, same, differ, k, a = table._parts(dim)
+        n, size, inside = table.factors[a], len(index), index >= 0
         counts = np.bincount(index[inside], minlength=n)
-        total, kept = size * (size - 1), int(inside.sum())
-        equal = float((counts * (counts - 1.0)).sum())
-        both, one = kept * (kept - 1.0), 2.0 * kept * (size - kept)
-        none = (size - kept) * (size - kept - 1.0)
-        same, differ = table.pairs.take(0, a), table.pairs.take(1, a)
-        mean = table.mean
-        if mean.shape[a] > 1 or kept < size:
-            mean = np.where(
-                _along(inside, a, k),
-                mean.take(index, a, mode="clip") if mean.shape[a] > 1 else mean,
-                fill,
-            )
-        if same.shape[k - 1 + a] > 1:
-            repeated = same.take(np.repeat(np.arange(n), counts), k - 1 + a).mean(
-                k - 1 + a, keepdims=True
-            )
-            same = same.take(np.maximum(index, 0), k - 1 + a)
-            differ = differ.mean(k - 1 + a, keepdims=True)
-        else:
-            repeated = same
-        if kept < size:
-            same = np.where(_along(inside, k - 1 + a, same.ndim), same, fill**2)
-        shift = one * fill * table.average + none * fill**2
-        differ = (equal * repeated + (both - equal) * differ + shift) / max(total, 1)
-        return table._with(dim, size, mean, same, differ)
+        kept, repeats = int(inside.sum()), np.where(inside, counts[index] - 1.0, 0.0)
+        level = table.average * fill
+
+        def picked(x: Array) -> Array:
+            return x[..., np.maximum(index, 0)] if x.shape[-1] > 1 else x
+
+        equal, other = picked(same), picked(differ)
+        beside = repeats * equal + (kept - 1 - repeats) * other + (size - kept) * level
+        beyond = kept * level + (size - kept - 1) * fill**2
+        here = np.where(inside, equal, fill**2)
+        there = np.where(inside, beside, beyond) / max(size - 1, 1)
+        return table._with(dim, size, np.where(inside, picked(mean), fill), here, there)
+
+    def _parts(self, dim: int) -> tuple[Array, Array, Array, int, int]:
+        """Mean, equal and other pairs of a dimension's one factor, its profile as last axis."""
+        (a,) = self.axes((dim,))
+        k = len(self.factors)
+        same, differ = (np.moveaxis(self.pairs.take(i, a), k - 1 + a, -1) for i in (0, 1))
+        return np.moveaxis(self.mean, a, -1), same, differ, k, a
 
     def own(self, dim: int) -> Table:
         """The same array with exactly one factor for this dimension, even if its size is 1."""
         dim %= len(self.dims)
         table = self.coarse((dim,))
         if table.dims[dim]:
-            return table
+            return table.folded(table.axes((dim,)))
         (a,) = Table((*self.dims[:dim], (1,), *self.dims[dim + 1 :]), self.mean, self.pairs).axes(
             (dim,)
         )
@@ -410,45 +459,32 @@ class Table:
         return Table(dims, np.expand_dims(table.mean, a), pairs)
 
     def _with(self, dim: int, size: int, mean: Array, same: Array, differ: Array) -> Table:
-        """This array's table with the factor of `dim` replaced: pairs of equal and of other index."""
+        """The factor of `dim` replaced: mean, equal and other pairs, its profile as last axis."""
         (a,) = self.axes((dim,))
-        k = len(self.factors)
+        k, dim = len(self.factors), dim % len(self.dims)
         if size == 1:
             dims = (*self.dims[:dim], (), *self.dims[dim + 1 :])
-            return Table(dims, mean.mean(a), same.mean(k - 1 + a))
+            return Table(dims, mean.mean(-1), same.mean(-1))
         long = np.broadcast_shapes(same.shape, differ.shape)
-        pairs = np.stack([np.broadcast_to(same, long), np.broadcast_to(differ, long)], a)
+        same, differ = (
+            np.moveaxis(np.broadcast_to(x, long), -1, k - 1 + a) for x in (same, differ)
+        )
         dims = (*self.dims[:dim], (size,), *self.dims[dim + 1 :])
-        return Table(dims, mean, pairs)._compact()
+        return Table(dims, np.moveaxis(mean, -1, a), np.stack([same, differ], a))._compact()
 
     def mixed(self, dim: int, matrix: Array) -> Table:
         """A known linear map along a dimension, y_o = sum_i M_oi x_i: pooling, upsampling, padding.
 
-        *Definition.* E[y_o y_p] = (M M')_op T[same] + (r_o r_p - (M M')_op) T[differ] with the row
-        sums r.
+        *Definition.* E[y_o y_p] = sum_ij M_oi M_pj T, with T[same] where i = j.
         """
-        dim %= len(self.dims)
-        table = self.own(dim)
-        (a,) = table.axes((dim,))
-        k, size = len(table.factors), matrix.shape[0]
-        same = np.moveaxis(table.pairs.take(0, a), k - 1 + a, -1)
-        differ = np.moveaxis(table.pairs.take(1, a), k - 1 + a, -1).mean(-1, keepdims=True)
-        rows, columns, squares = matrix.sum(1), matrix.sum(0), (matrix**2).sum(1)
-        met = (columns**2).sum() - squares.sum()  # over pairs of other outputs
-        apart = rows.sum() ** 2 - (rows**2).sum() - met
-        if same.shape[-1] > 1:
-            here = same @ (matrix**2).T
-            level = (
-                same @ ((columns**2 - (matrix**2).sum(0)) / met if met else 0 * columns)[:, None]
-            )
-        else:
-            here, level = same * squares, same
-        here = here + differ * (rows**2 - squares)
-        there = (level * met + differ * apart) / max(size * (size - 1), 1)
-        mean = np.moveaxis(table.mean, a, -1)
-        mean = mean @ matrix.T if mean.shape[-1] > 1 else mean * rows
-        here, there = (np.moveaxis(x, -1, k - 1 + a) for x in (here, there))
-        return table._with(dim, size, np.moveaxis(mean, -1, a), here, there)
+        table = self.own(dim % len(self.dims))
+        mean, same, differ, _, _ = table._parts(dim)
+        size = matrix.shape[0]
+        rows, columns = matrix.sum(1, keepdims=True), matrix.sum(0)
+        here = _weighed(same, matrix**2) + _weighed(differ, matrix * (rows - matrix))
+        equal, other = columns - matrix, columns.sum() - rows - columns + matrix
+        there = _weighed(same, matrix * equal) + _weighed(differ, matrix * other)
+        return table._with(dim, size, _weighed(mean, matrix), here, there / max(size - 1, 1))
 
     def tapped(self, dim: int, taps: Array) -> Table:
         """The sum over the taps t of a sliding window of x[t] x'[t]: pairs of equal taps alone.
@@ -459,27 +495,18 @@ class Table:
             dim: the dimension that the window slides along.
             taps: index [output, tap] into the dimension; -1 where the tap falls outside (zero).
         """
-        dim %= len(self.dims)
-        table = self.own(dim)
-        (a,) = table.axes((dim,))
-        k, outputs = len(table.factors), taps.shape[0]
-        within = taps >= 0
-        count, by_tap = within.sum(1).astype(float), within.sum(0).astype(float)
-        same = np.moveaxis(table.pairs.take(0, a), k - 1 + a, -1)
-        differ = np.moveaxis(table.pairs.take(1, a), k - 1 + a, -1).mean(-1, keepdims=True)
-        if same.shape[-1] > 1:
-            here = (same[..., np.maximum(taps, 0)] * within).sum(-1)
-        else:
-            here = same * count
-        apart = (by_tap * (by_tap - 1)).sum() / max(outputs * (outputs - 1), 1)
-        mean = np.moveaxis(table.mean, a, -1)
-        mean = (
-            (mean[..., np.maximum(taps, 0)] * within).sum(-1)
-            if mean.shape[-1] > 1
-            else mean * count
+        table = self.own(dim % len(self.dims))
+        mean, same, differ, _, _ = table._parts(dim)
+        size, within = taps.shape[0], (taps >= 0).astype(float)
+        partners = within * (within.sum(0) - 1) / max(size - 1, 1)
+
+        def over(x: Array, weight: Array) -> Array:
+            long = x[..., np.maximum(taps, 0)] if x.shape[-1] > 1 else x[..., None]
+            return np.asarray((long * weight).sum(-1))
+
+        return table._with(
+            dim, size, over(mean, within), over(same, within), over(differ, partners)
         )
-        here, there = (np.moveaxis(x, -1, k - 1 + a) for x in (here, differ * apart))
-        return table._with(dim, outputs, np.moveaxis(mean, -1, a), here, there)
 
     # --- sampling ----------------------------------------------------------------------------
 
@@ -513,7 +540,7 @@ class Table:
 
 
 def align(first: Table, second: Table) -> tuple[Table, Table]:
-    """Two tables broadcast to one shape with the same factors."""
+    """Two tables broadcast to one shape with the same factors, resolved alike."""
     n = max(len(first.dims), len(second.dims))
     a = [()] * (n - len(first.dims)) + list(first.dims)
     b = [()] * (n - len(second.dims)) + list(second.dims)
@@ -525,7 +552,8 @@ def align(first: Table, second: Table) -> tuple[Table, Table]:
         both.append(common)
     x = first.refactored(one[n - len(first.dims) :])._expanded(both)
     y = second.refactored(two[n - len(second.dims) :])._expanded(both)
-    return x, y
+    axes = {*x.resolved, *y.resolved}
+    return (x.unfolded(sorted(axes)), y.unfolded(sorted(axes))) if axes else (x, y)
 
 
 def product(first: Table, second: Table) -> Table:
@@ -537,12 +565,31 @@ def product(first: Table, second: Table) -> Table:
 def add(first: Table, second: Table, scale: float = 1.0, cross: Array | None = None) -> Table:
     """first + scale * second, with broadcasting; `cross` is E[x_i y_j] (independent if None)."""
     x, y = align(first, second)
-    k = len(x.factors)
     if cross is None:
-        here = lambda m: m.reshape((1,) * k + m.shape)  # noqa: E731
-        cross = (here(x.mean) * _other(y.mean, k) + _other(x.mean, k) * here(y.mean)) / 2
+        x_one, x_other = paired(x.mean, x)
+        y_one, y_other = paired(y.mean, y)
+        cross = (x_one * y_other + x_other * y_one) / 2
     pairs = x.pairs + 2 * scale * cross + scale**2 * y.pairs
     return Table(x.dims, x.mean + scale * y.mean, pairs)._compact()
+
+
+def paired(profile: Array, like: Table) -> tuple[Array, Array]:
+    """A number of each element for both elements of a pair, laid out as the pairs of a table.
+
+    The second is the same, another one's average, or, on a resolved axis, the other one's own.
+    """
+    k = profile.ndim
+    one = profile.reshape((1,) * k + profile.shape)
+    other = one
+    for a in range(k):
+        if profile.shape[a] == 1:
+            continue
+        if like.pairs.shape[a] != 2:
+            other = np.swapaxes(other, a, k + a)
+        else:
+            averaged = np.broadcast_to(other.mean(k + a, keepdims=True), other.shape)
+            other = np.concatenate([other, averaged], a)
+    return one, other
 
 
 def concatenate(
@@ -556,10 +603,7 @@ def concatenate(
     dim %= n
     sizes = [t.shape[dim] for t in tables]
     total = sum(sizes)
-    opened = []
-    for t in tables:
-        t = t.own(dim)
-        opened.append(t)
+    opened = [t.own(dim) for t in tables]
     factors = []
     for d in range(n):
         common = opened[0].dims[d]
@@ -568,37 +612,38 @@ def concatenate(
         factors.append(common)
     laid = [t.refactored([factors[d] if d != dim else t.dims[d] for d in range(n)]) for t in opened]
     (a,) = laid[0].axes((dim,))
-    k = len(laid[0].factors)
+    axes = sorted({i for t in laid for i in t.resolved} - {a})
+    laid, k = [t.unfolded(axes) for t in laid], len(laid[0].factors)
     profile = np.broadcast_shapes(*[np.delete(t.pairs.shape[k:], a) for t in laid])
+    lead = np.broadcast_shapes(*[np.delete(t.pairs.shape[:k], a) for t in laid])
 
-    def spread(x: Array, axis: int, size: int, lead: tuple[int, ...]) -> Array:
-        rest = list(profile)
-        rest.insert(a, size)
-        return np.broadcast_to(x, (*lead, *rest))
+    def wide(x: Array, size: int, lead: tuple[int, ...]) -> Array:
+        return np.broadcast_to(x, (*lead, *profile, size))
 
-    lead = (2,) * (k - 1)
-    same = np.concatenate(
-        [spread(t.pairs.take(0, a), a, s, lead) for t, s in zip(laid, sizes, strict=True)],
-        k - 1 + a,
-    )
-    mean = np.concatenate([spread(t.mean, a, s, ()) for t, s in zip(laid, sizes, strict=True)], a)
-    differ = np.zeros((*lead, *np.insert(np.array(profile, dtype=int), a, 1)))
-    for i, t in enumerate(laid):
-        inner = t.pairs.take(1, a).mean(k - 1 + a, keepdims=True)
-        differ = differ + sizes[i] * (sizes[i] - 1) * inner
-        for j, u in enumerate(laid[:i]):
-            met = cross(i, j) if cross else None
-            if met is None:
-                met = (t.mean.mean(a, keepdims=True) * u.mean.mean(a, keepdims=True)).reshape(
-                    (1,) * (k - 1)
-                    + np.broadcast_shapes(
-                        t.mean.mean(a, keepdims=True).shape, u.mean.mean(a, keepdims=True).shape
-                    )
-                )
-            differ = differ + 2 * sizes[i] * sizes[j] * met
-    differ = np.broadcast_to(differ / (total * (total - 1)), same.shape)
+    means, sames, differs = [], [], []
+    for i, (t, size) in enumerate(zip(laid, sizes, strict=True)):
+        mean, same, differ, _, _ = t._parts(dim)
+        apart = (size - 1) * differ
+        for j, (u, other) in enumerate(zip(laid, sizes, strict=True)):
+            if i != j:
+                met = cross(i, j) if cross else None
+                apart = apart + other * (_apart(t, u, a) if met is None else met)
+        means.append(wide(mean, size, ()))
+        sames.append(wide(same, size, lead))
+        differs.append(wide(apart / max(total - 1, 1), size, lead))
     dims = tuple((total,) if d == dim else f for d, f in enumerate(factors))
-    return Table(dims, mean, np.stack([same, differ], a))._compact()
+    shell = Table(dims, laid[0].mean, laid[0].pairs)
+    mean, same, differ = (np.concatenate(x, -1) for x in (means, sames, differs))
+    return shell._with(dim, total, mean, same, differ)
+
+
+def _apart(first: Table, second: Table, axis: int) -> Array:
+    """E[x] E[y] of two parts for every pair of entries, the axis of the parts averaged, last."""
+    k = len(first.factors) - 1
+    like = Table((), first.mean.mean(axis), first.pairs.take(0, axis).mean(k + axis))
+    one, _ = paired(first.mean.mean(axis), like)
+    _, other = paired(second.mean.mean(axis), like)
+    return np.asarray((one * other)[..., None])
 
 
 def _bounds(sizes: Sequence[int]) -> list[int]:
@@ -617,21 +662,9 @@ def _common(first: Sequence[int], second: Sequence[int]) -> tuple[int, ...]:
     return tuple(x // y for x, y in zip(edges, edges[1:], strict=False))
 
 
-def _other(mean: Array, k: int) -> Array:
-    """The mean of a pair's second element: the same profile index, or the average over the others."""
-    out = mean.reshape((1,) * k + mean.shape)
-    for a in range(k):
-        if mean.shape[a] > 1:
-            averaged = np.broadcast_to(out.mean(k + a, keepdims=True), out.shape)
-            out = np.concatenate([out, averaged], a)
-    return out
-
-
-def _along(x: Array, axis: int, ndim: int) -> Array:
-    """A vector laid along one axis of an array with `ndim` axes."""
-    shape = [1] * ndim
-    shape[axis] = len(x)
-    return x.reshape(shape)
+def _weighed(x: Array, weights: Array) -> Array:
+    """Sums over the last axis of x (a profile, or one number for all) with rows of weights."""
+    return np.asarray(x @ weights.T if x.shape[-1] > 1 else x * weights.sum(1))
 
 
 def _constant(x: Array, axis: int) -> bool:

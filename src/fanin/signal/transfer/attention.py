@@ -9,14 +9,23 @@ from math import sqrt
 import numpy as np
 
 from fanin.signal.state import CLOSED, QUADRATURE, Mask, State
-from fanin.signal.table import Table, product
-from fanin.signal.transfer.call import Call, Gradients, backward, dims_of, forward, reduced_to
+from fanin.signal.table import Table, align, product
+from fanin.signal.transfer.call import (
+    Call,
+    Gradients,
+    amplitude,
+    backward,
+    dims_of,
+    forward,
+    reduced_to,
+)
+from fanin.signal.transfer.causal import averaged
 from fanin.signal.transfer.linear import matmul, transposed
 
 
 @lru_cache(maxsize=256)
-def _transforms(variance: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """log t, and E[exp(-t e^l)], E[e^(2l) exp(-t e^l)] for l ~ N(0, variance)."""
+def _transforms(variance: float) -> tuple[np.ndarray, np.ndarray]:
+    """u = log t, and the rows E[e^(p l) exp(-t e^l)] for p = 0, 2, 3 and l ~ N(0, variance)."""
     s = sqrt(variance)
     z = np.linspace(-8, 8, 161)
     weight = np.exp(-z * z / 2)
@@ -24,29 +33,27 @@ def _transforms(variance: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     u = np.linspace(-25 - 9 * s, 8 + 9 * s, 700)
     grown = np.exp(s * z)
     decay = np.exp(-np.exp(np.clip(u, -700, 700))[:, None] * grown)
-    return u, decay @ weight, (decay * grown**2) @ weight
+    return u, np.stack([decay @ (weight * grown**p) for p in (0, 2, 3)])
 
 
-@lru_cache(maxsize=1024)
-def concentration(variance: float, keys: int) -> float:
-    """E[sum_j a_j^2] for the softmax a of `keys` independent logits from N(0, variance).
+@lru_cache(maxsize=4096)
+def concentration(variance: float, keys: int, power: int = 2) -> float:
+    """E[sum_j a_j^p] for the softmax a of `keys` independent logits from N(0, variance).
 
-    *Definition.* n * integral of t E[e^(2l) e^(-t e^l)] E[e^(-t e^l)]^(n-1) dt.
+    *Definition.* n / (p-1)! times the integral of t^(p-1) E[e^(pl) e^(-t e^l)] E[e^(-t e^l)]^(n-1).
 
-    *Accuracy.* 1e-6 relative for variances up to 25.
+    *Accuracy.* 1e-6 relative for variances up to 25; p is 2 or 3.
 
     Example:
         >>> round(concentration(1.0, 64), 6), concentration(0.0, 4), concentration(2.0, 1)
         (0.040211, 0.25, 1.0)
     """
     if keys <= 1 or variance <= 0:
-        return 1.0 / max(keys, 1)
-    u, first, second = _transforms(round(min(variance, 100.0), 6))
-    with np.errstate(divide="ignore", under="ignore"):
-        power = np.exp((keys - 1) * np.log(np.maximum(first, 1e-300)))
-    step = u[1] - u[0]
-    value = keys * float(np.sum(np.exp(2 * u) * second * power) * step)
-    return min(max(value, 1.0 / keys), 1.0)
+        return float(max(keys, 1)) ** (1 - power)
+    u, rows = _transforms(round(min(variance, 100.0), 6))
+    rest = np.exp((keys - 1) * np.log(np.maximum(rows[0], 1e-300)))
+    value = keys / (power - 1) * np.sum(np.exp(power * u) * rows[power - 1] * rest)
+    return float(np.clip(value * (u[1] - u[0]), float(keys) ** (1 - power), 1.0))
 
 
 def overlap(base: np.ndarray, sharp: np.ndarray, shared: float, own: float) -> np.ndarray:
@@ -61,50 +68,75 @@ def overlap(base: np.ndarray, sharp: np.ndarray, shared: float, own: float) -> n
     return np.maximum(base + (sharp - base) * part, 0.0)
 
 
+class Rows:
+    """The rows of logits: which keys each sees, and how the logits vary within and across rows.
+
+    Args:
+        logits: the state; `dim` is the keys' dimension.
+    """
+
+    def __init__(self, logits: State, dim: int) -> None:
+        self.dim = dim % len(logits.shape)
+        self.keys = logits.shape[self.dim]
+        self.query = _query(logits.allowed, self.dim, len(logits.shape))
+        table = logits.table.own(self.dim).flat()
+        self.table = table if self.query is None else table.own(self.query)
+        (self.j,) = self.table.axes((self.dim,))
+        self.k = len(self.table.factors)
+        pairs = self.table.pairs.reshape((2,) * self.k)
+        queries = 1 if self.query is None else self.table.shape[self.query]
+        self.keep = _rows(logits.allowed, self.keys, queries)
+        self.counts = self.keep.sum(1).astype(int)
+        # covariances within the keys of a row: what all keys share does not matter
+        self.within = pairs.take(0, self.j) - pairs.take(1, self.j)
+        self.own = max(float(self.within[(0,) * (self.k - 1)]), 0.0)
+
+    def moment(self, power: int) -> np.ndarray:
+        """E[sum_j a_j^power] of each row."""
+        return np.array([concentration(self.own, int(n), power) if n else 0.0 for n in self.counts])
+
+    def laid(self, x: np.ndarray) -> np.ndarray:
+        """Numbers of the rows as a profile of the table."""
+        size = [1] * self.k
+        if self.query is not None:
+            (i,) = self.table.axes((self.query,))
+            size[i] = len(x)
+        return x.reshape(size)
+
+
 def softmaxed(logits: State, dim: int, token: object) -> State:
     """The state of softmax(logits) along a dimension, masked entries having weight zero."""
-    dim %= len(logits.shape)
-    keys = logits.shape[dim]
-    query = _query(logits.allowed, dim, len(logits.shape))
-    table = logits.table.own(dim).flat()
-    if query is not None:
-        table = table.own(query)
-    (j,) = table.axes((dim,))
-    k = len(table.factors)
-    pairs = table.pairs.reshape((2,) * k)
-    keep = _rows(logits.allowed, keys, table.shape[query] if query is not None else 1)
-    counts = keep.sum(1).astype(int)
-    own = max(float((pairs.take(0, j) - pairs.take(1, j))[(0,) * (k - 1)]), 0.0)
-    sharp = np.array([concentration(own, int(n)) if n else 0.0 for n in counts])
-    total = (counts > 0).astype(float)
-    alone = 1.0 / np.maximum(counts, 1) * total
-    between, both = _between(keep, counts)
-    i = table.axes((query,))[0] if query is not None else None
-    size = [1] * k
-    if i is not None:
-        size[i] = len(counts)
-    out = np.zeros((2,) * k + tuple(size))
-    apart = max(keys - 1, 1)
+    rows = Rows(logits, dim)
+    keys, counts, k, j = rows.keys, rows.counts, rows.k, rows.j
+    sharp, total = rows.moment(2), (counts > 0).astype(float)
+    alone = total / np.maximum(counts, 1)
+    between, both = _between(rows.keep, counts)
+    i = rows.table.axes((rows.query,))[0] if rows.query is not None else None
+    out = np.zeros((2,) * k + rows.laid(total).shape)
     for mask in np.ndindex(*(2,) * (k - 1)):
-        shared = float((pairs.take(0, j) - pairs.take(1, j))[mask])
-        same_row = i is None or not mask[i - (j < i)]
-        if not any(mask):
-            value, whole = sharp, total
-        elif same_row:
-            value, whole = overlap(alone, sharp, shared, own), total
-        else:
-            met = overlap(np.array(between), np.array(sharp.mean()), shared, own)
-            value, whole = np.full(len(counts), float(met)), np.full(len(counts), both)
-        place = list(mask)
-        for differs in (0, 1):
-            where = tuple(place[:j] + [differs] + place[j:])
-            entry = value / keys if not differs else np.maximum(whole - value, 0) / (keys * apart)
-            out[where] = entry.reshape(size)
-    mean = (total / keys).reshape(size)
-    result = Table(table.dims, mean, out)._compact()
+        shared = float(rows.within[mask])
+        value, whole = sharp, total
+        if i is not None and mask[i - (j < i)]:
+            value, whole = (
+                overlap(between, sharp * between.mean() / alone.mean(), shared, rows.own),
+                both,
+            )
+        elif any(mask):
+            value = overlap(alone, sharp, shared, rows.own)
+        rest = np.maximum(whole - value, 0) / max(keys - 1, 1)
+        for differs, entry in enumerate((value, rest)):
+            out[(*mask[:j], differs, *mask[j:])] = rows.laid(entry / keys)
+    result = Table(rows.table.dims, rows.laid(total / keys), out)._compact()
     if keys == 1:
-        result = result.gather(dim, np.array([0]))
-    return State(result, QUADRATURE, token, nonnegative=True, roots=logits.roots)
+        result = result.gather(rows.dim, np.array([0]))
+    prefix = rows.query is not None and _is_causal(rows.keep)
+    return State(result, QUADRATURE, token, nonnegative=True, roots=logits.roots, causal=prefix)
+
+
+def _is_causal(keep: np.ndarray) -> bool:
+    """Whether each position sees itself and what came before."""
+    square = keep.shape[0] == keep.shape[1]
+    return square and np.array_equal(keep, np.tril(np.ones(keep.shape, dtype=bool)))
 
 
 def _query(mask: Mask | None, dim: int, ndim: int) -> int | None:
@@ -126,16 +158,14 @@ def _rows(mask: Mask | None, keys: int, queries: int) -> np.ndarray:
     return np.asarray(np.broadcast_to(lead[0], (queries, keys)))
 
 
-def _between(keep: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
-    """For two different rows with equal logits everywhere: E[sum_j a_j a'_j], and P(both see)."""
-    n = len(counts)
+def _between(keep: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For each row beside another, with equal logits: E[sum_j a_j a'_j], and P(both see keys)."""
+    n, seen = len(counts), (counts > 0).astype(float)
     alone = keep / np.maximum(counts, 1)[:, None]
-    seen = float((counts > 0).sum())
     if n < 2:
-        return float((alone**2).sum()), 1.0
-    column = alone.sum(0)
-    met = float((column**2).sum() - (alone**2).sum()) / (n * (n - 1))
-    return met, seen * (seen - 1) / (n * (n - 1))
+        return (alone**2).sum(1), seen
+    met = (alone @ alone.sum(0) - (alone**2).sum(1)) / (n - 1)
+    return met, seen * (seen.sum() - seen) / (n - 1)
 
 
 @forward("_softmax", "softmax", "_safe_softmax")
@@ -143,24 +173,27 @@ def _softmax(call: Call) -> State:
     return softmaxed(call.first, call.node["dim"], call.token())
 
 
-def softmax_back(g: Table, weights: Table, dim: int) -> Table:
-    """a (g - sum_j a_j g_j): what of the gradient differs between keys, times the weights."""
-    dim %= len(weights.dims)
-    keys = weights.shape[dim]
-    sharp = min(weights.second_moment * keys, 1.0)
-    g = g.own(dim) if keys > 1 else g
-    if keys > 1:
-        (j,) = g.axes((dim,))
-        shared = np.expand_dims(g.pairs.take(1, j), j)
-        g = Table(g.dims, g.mean * 0, g.pairs - shared)
-        differ = [slice(None)] * g.pairs.ndim
-        differ[j] = slice(1, 2)
-        pairs = g.pairs.copy()
-        same = [slice(None)] * g.pairs.ndim
-        same[j] = slice(0, 1)
-        pairs[tuple(differ)] = -pairs[tuple(same)] / (keys - 1)
-        g = Table(g.dims, g.mean, pairs)
-    return product(g, weights) * sqrt(max(1 - sharp, 0.0))
+def softmax_back(g: Table, weights: Table, logits: State, dim: int) -> Table:
+    """The gradient of the logits, a_j (g_j - sum_k a_k g_k).
+
+    *Definition.* With gamma what of g differs between keys, the sum over a row of its square is
+    gamma (sum a^2 - 2 sum a^3 + (sum a^2)^2); each row sums to zero.
+    """
+    rows = Rows(logits, dim)
+    if rows.keys == 1:
+        return g * 0.0
+    second, third = rows.moment(2), rows.moment(3)
+    left = np.maximum(1 - 2 * third / np.maximum(second, 1e-300) + second, 0.0)
+    g, weights = align(g, weights)
+    g, weights = g.own(rows.dim), weights.own(rows.dim)
+    _, same, differ, _, _ = g._parts(rows.dim)
+    _, squares, _, _, _ = weights._parts(rows.dim)
+    varies = Table(g.dims, g.mean * 0.0, g.pairs)._with(
+        rows.dim, rows.keys, np.moveaxis(g.mean * 0.0, g.axes((rows.dim,))[0], -1),
+        (same - differ) * squares, -(same - differ) * squares / (rows.keys - 1),
+    )  # fmt: skip
+    factor = Table(rows.table.dims, rows.laid(np.sqrt(left)), rows.table.pairs)
+    return product(varies, amplitude(factor, factor.mean))
 
 
 @backward("_softmax", "softmax", "_safe_softmax")
@@ -168,7 +201,7 @@ def _softmax_back(call: Call, grads: Sequence[Table | None]) -> Gradients:
     (g,) = grads
     assert g is not None
     weights = call.states[call.node.outputs[0]].table
-    yield call.node.inputs[0], softmax_back(g, weights, call.node["dim"])
+    yield call.node.inputs[0], softmax_back(g, weights, call.first, call.node["dim"])
 
 
 # --- scaled dot-product attention in one operation -------------------------------------------------
@@ -181,7 +214,7 @@ _FUSED = (
 ).split()
 
 
-def _parts(call: Call) -> tuple[State, State, State, State, float]:
+def _parts(call: Call) -> tuple[State, State, State, State, State, float]:
     """Queries, keys, values (heads repeated for grouped queries), the weights, and the scale."""
     q, k, v = (call[name] for name in ("query", "key", "value"))
     heads = q.shape[-3] if len(q.shape) > 3 else 1
@@ -198,7 +231,7 @@ def _parts(call: Call) -> tuple[State, State, State, State, float]:
 
         table = add(table, bias.table)
     logits = State(table, CLOSED, ("logits", call.token()), roots=call.roots, allowed=mask)
-    return q, k, v, softmaxed(logits, -1, None), scale
+    return q, k, v, logits, softmaxed(logits, -1, None), scale
 
 
 def _mask(call: Call, queries: int, keys: int) -> Mask | None:
@@ -214,12 +247,12 @@ def _mask(call: Call, queries: int, keys: int) -> Mask | None:
 
 @forward(*_FUSED)
 def _attention(call: Call) -> list[State]:
-    _, k, v, weights, _ = _parts(call)
+    _, k, v, _, weights, _ = _parts(call)
     share = float(call.node.get("dropout_p") or 0.0)
     table = weights.table
     if share:
         table = product(table, Table.iid(weights.shape, 1.0, 1 / (1 - share)))
-    out = matmul(table, v.table)
+    out = averaged(table, v.table) if weights.causal else matmul(table, v.table)
     fresh = abs(v.mean) <= 1e-9 * (v.second_moment**0.5 + 1e-300)
     token = call.token()
     roots = frozenset({token}) if fresh else call.roots
@@ -232,7 +265,7 @@ def _attention(call: Call) -> list[State]:
 
 def _log_sum(call: Call, position: int, shape: Sequence[int], keys: int) -> State:
     """The logarithm of the sum of exponentials that a fused kernel also returns."""
-    q, k, _, _, scale = _parts(call)
+    q, k, _, _, _, scale = _parts(call)
     variance = q.second_moment * k.second_moment * q.shape[-1] * scale**2
     mask = _mask(call, q.shape[-2], keys)
     counts = _rows(mask, keys, q.shape[-2]).sum(1)
@@ -248,9 +281,9 @@ def _attention_back(call: Call, grads: Sequence[Table | None]) -> Gradients:
     g = grads[0]
     if g is None:
         return
-    q, k, v, weights, scale = _parts(call)
+    q, k, v, logits, weights, scale = _parts(call)
     to_weights = matmul(g, transposed(v.table))
-    to_logits = softmax_back(to_weights, weights.table, -1) * scale
+    to_logits = softmax_back(to_weights, weights.table, logits, -1) * scale
     yield call.index("query"), reduced_to(matmul(to_logits, k.table), q.shape)
     yield call.index("key"), _ungrouped(matmul(transposed(to_logits), q.table), call["key"].shape)
     yield call.index("value"), _ungrouped(matmul(transposed(weights.table), g), call["value"].shape)

@@ -8,21 +8,84 @@ one for each input that gets a gradient.
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fanin.signal.graph import Graph, Node, Ref, Value
-from fanin.signal.state import State
-from fanin.signal.table import Table
+from fanin.signal.state import State, integrate
+from fanin.signal.table import Table, add, paired, product
 
-Gradients = Iterable[tuple[int, Table]]
+if TYPE_CHECKING:
+    from fanin.signal.state import Function
+
+Gradients = Iterable[tuple[int, "Table | Term"]]
 Forward = Callable[["Call"], "State | Sequence[State]"]
 Backward = Callable[["Call", Sequence["Table | None"]], Gradients]
 
 FORWARD: dict[str, Forward] = {}
 BACKWARD: dict[str, Backward] = {}
+
+
+@dataclass(frozen=True, eq=False)
+class Term:
+    """A part of the gradient in a value: an arriving gradient times a slope.
+
+    What reaches a tensor along several elementwise paths from one place is one gradient times the
+    sum of the paths' slopes; what arrives from different places is uncorrelated.
+
+    Args:
+        root: names the arriving gradient; parts with one root are added slope by slope.
+        table: the arriving gradient.
+        slope: the factor, a function of a Gaussian z; None: 1.
+        latent, source: z's table and token.
+    """
+
+    root: Hashable
+    table: Table
+    slope: Function | None = None
+    latent: Table | None = None
+    source: Hashable = None
+
+    def resolved(self) -> Table:
+        """The table of the part."""
+        if self.slope is None or self.latent is None:
+            return self.table
+        return product(self.table, integrate(self.slope, self.latent)[0])
+
+
+def gathered(terms: Sequence[Term]) -> list[Term]:
+    """Parts of one gradient with equal roots and equal Gaussians as one."""
+    found: dict[Hashable, list[Term]] = {}
+    for term in terms:
+        found.setdefault(term.root, []).append(term)
+    made = []
+    for group in found.values():
+        sources = {t.source for t in group if t.slope is not None}
+        if len(group) == 1 or len(sources) > 1:
+            made += group
+            continue
+        lead = next((t for t in group if t.slope is not None), group[0])
+        slopes = [t.slope for t in group]
+
+        def slope(z: np.ndarray, slopes: Sequence[Function | None] = slopes) -> np.ndarray:
+            return np.sum([np.ones_like(z) if s is None else s(z) for s in slopes], axis=0)
+
+        if lead.slope is None:
+            made.append(replace(lead, table=lead.table * len(group)))
+        else:
+            made.append(replace(lead, slope=slope))
+    return made
+
+
+def total(terms: Sequence[Term]) -> Table:
+    """The whole gradient in a value."""
+    tables = [t.resolved() for t in gathered(terms)]
+    whole = tables[0]
+    for table in tables[1:]:
+        whole = add(whole, table)
+    return whole
 
 
 def forward(*names: str) -> Callable[[Forward], Forward]:
@@ -129,8 +192,7 @@ def reduced_to(table: Table, shape: Sequence[int]) -> Table:
 
 def amplitude(like: Table, level: np.ndarray) -> Table:
     """The table of a known factor, given as a profile over the factors of another table."""
-    from fanin.signal.table import _other
-
+    one, other = paired(level, like)
     k = len(like.factors)
-    pairs = level.reshape((1,) * k + level.shape) * _other(level, k)
-    return Table(like.dims, level, np.broadcast_to(pairs, (2,) * k + pairs.shape[k:]))
+    whole = np.broadcast_shapes(one.shape, other.shape)
+    return Table(like.dims, level, np.broadcast_to(one * other, like.pairs.shape[:k] + whole[k:]))

@@ -8,22 +8,10 @@ from dataclasses import replace
 from fanin.signal.state import CLOSED, State
 from fanin.signal.table import Table, add, product
 from fanin.signal.transfer.call import Call, Gradients, backward, forward, reduced_to
+from fanin.signal.transfer.causal import averaged, matmul, transposed
 
 # From this many independent terms on a sum counts as Gaussian.
 _MANY = 8
-
-
-def matmul(x: Table, y: Table) -> Table:
-    """x @ y of independent arrays of at least two dimensions, with broadcasting in front."""
-    rows = x.unsqueeze(len(x.dims))
-    columns = y.unsqueeze(len(y.dims) - 2)
-    return product(rows, columns).sum((-2,))
-
-
-def transposed(x: Table) -> Table:
-    """The last two dimensions swapped."""
-    n = len(x.dims)
-    return x.permute([*range(n - 2), n - 1, n - 2])
 
 
 def contracted(call: Call, table: Table, terms: int, parts: Sequence[State]) -> State:
@@ -78,7 +66,8 @@ def _mm(call: Call) -> State:
     x, y = call["self"], call["mat2"] or call["other"]
     if len(x.shape) < 2 or len(y.shape) < 2:
         return _vector(call, x, y)
-    return contracted(call, matmul(x.table, y.table), x.shape[-1], (x, y))
+    table = averaged(x.table, y.table) if x.causal else matmul(x.table, y.table)
+    return contracted(call, table, x.shape[-1], (x, y))
 
 
 @forward("dot", "mv")

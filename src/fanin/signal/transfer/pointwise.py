@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,7 +20,18 @@ from fanin.signal.state import (
     law,
 )
 from fanin.signal.table import Table, add, align, product
-from fanin.signal.transfer.call import Call, Gradients, amplitude, backward, forward, reduced_to
+from fanin.signal.transfer.call import (
+    Call,
+    Gradients,
+    Term,
+    amplitude,
+    backward,
+    forward,
+    reduced_to,
+)
+
+if TYPE_CHECKING:
+    from fanin.signal.state import Function
 
 _HIDDEN = -1e9  # an added number below this hides an entry from a softmax
 
@@ -343,11 +356,9 @@ def _draw(state: State, laid: Table, generator: np.random.Generator) -> np.ndarr
 # --- backward ------------------------------------------------------------------------------------
 
 
-def pointwise_back(call: Call, grads: Sequence[Table | None]) -> Gradients:
+def pointwise_back(call: Call, terms: Sequence[Term]) -> Iterator[tuple[int, Term]]:
     """The gradient times the slope in each operand."""
-    (g,) = grads
-    assert g is not None
-    shape, name = call.shape, call.node.name
+    shape = call.shape
     own = call.operands
     states = [broadcast(s, shape) for s in own]
     numbers = {i: s.value for i, s in enumerate(states) if s.value is not None}
@@ -355,36 +366,61 @@ def pointwise_back(call: Call, grads: Sequence[Table | None]) -> Gradients:
     for place, index in enumerate(call.node.inputs):
         if not call.graph.values[index].floating:
             continue
-        slope = _slope(call, states, varying, numbers, place, name)
-        back = g if slope is None else product(g, slope)
-        yield index, reduced_to(back, own[place].shape)
+        wide = states[place].table.shape != own[place].shape
+        for term in _multiplied(call, terms, states, varying, numbers, place):
+            if wide:
+                table = reduced_to(term.resolved(), own[place].shape)
+                term = Term((call.node.index, place, term.root), table)
+            yield index, term
 
 
-def _slope(
+def _multiplied(
     call: Call,
+    terms: Sequence[Term],
     states: Sequence[State],
     varying: Sequence[int],
     numbers: dict[int, float | None],
     place: int,
-    name: str,
-) -> Table | None:
-    """The table of d result / d operand; None where it is 1 throughout."""
+) -> Iterator[Term]:
+    """Each part of the arriving gradient times d result / d operand."""
+    name = call.node.name
     if name in ("add", "sub", "rsub"):
-        scale = _scales(call)[place]
-        return None if abs(scale) == 1 else Table.constant((), scale)
-    if name == "mul" and len(states) == 2:
-        return states[1 - place].table
-    if len(varying) == 1 and name == "mul":
-        return None
+        scale = _scales(call)[place] if len(states) == 2 else 1.0
+        yield from (replace(t, table=t.table * scale) for t in terms)
+        return
     laws = [law(states[i]) for i in varying]
-    if not laws or all(other[2] == laws[0][2] for other in laws[1:]):
-        latent = laws[0][0] if laws else Table.constant((), 0.0)
+    if laws and all(other[2] == laws[0][2] for other in laws[1:]):
+        latent, source = laws[0][0], laws[0][2]
 
         def slope(z: np.ndarray) -> np.ndarray:
-            arrays = _operands(states, varying, numbers, z)
-            return _derivative(call, arrays, place)
+            return _derivative(call, _operands(states, varying, numbers, z), place)
 
-        return integrate(slope, latent)[0]
+        for term in terms:
+            if term.slope is not None and term.source == source:
+                yield replace(term, slope=_times(term.slope, slope))
+            else:
+                arriving = (
+                    term
+                    if term.slope is None
+                    else Term((call.node.index, term.root), term.resolved())
+                )
+                yield replace(arriving, slope=slope, latent=latent, source=source)
+        return
+    factor = _slope(call, states, place)
+    for term in terms:
+        yield Term((call.node.index, place, term.root), product(term.resolved(), factor))
+
+
+def _times(first: Function, second: Function) -> Function:
+    """The product of two slopes."""
+    return lambda z: first(z) * second(z)
+
+
+def _slope(call: Call, states: Sequence[State], place: int) -> Table:
+    """The table of d result / d operand for operands of different sources."""
+    name = call.node.name
+    if name == "mul" and len(states) == 2:
+        return states[1 - place].table
     if name == "div" and len(states) == 2:
         inverse = applied(states[1], lambda v: 1.0 / np.where(v == 0, np.nan, v), "1/").table
         if place == 0:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
+from scipy.special import ndtr
 
 from fanin.signal.state import CLOSED, State, law
 from fanin.signal.table import Table
-from fanin.signal.transfer.call import Call, Gradients, backward, forward
+from fanin.signal.transfer.call import Call, Gradients, Term, backward, forward
 from fanin.signal.transfer.convolution import _each, taps
 
 _DRAWS = 4096
@@ -247,27 +248,32 @@ def _placed(
 
 
 @backward(*_MAXIMA)
-def _maximum_back(call: Call, grads: Sequence[Table | None]) -> Gradients:
-    """Each output's gradient goes to the largest of its window: one tap of n, the others get 0."""
+def _maximum_back(call: Call, grads: Sequence[Table | None]) -> Iterator[tuple[int, Term]]:
+    """Each output's gradient goes to the largest of its window.
+
+    An element z is the largest of n with probability Phi(z)^(n-1): the slope carries its root, so
+    that an activation in front is seen at the winners and not at the average.
+    """
     g = grads[0]
     if g is None:
         return
+    window = 1
     for d, index in _windows(call):
         size = call.first.shape[d]
-        inside = np.maximum((index >= 0).sum(1), 1)
-        arrivals = np.zeros(size)
-        rows, columns = np.nonzero(index >= 0)
-        np.add.at(arrivals, index[rows, columns], 1.0 / inside[rows])
-        g = _shared_out(g, d, size, float(arrivals.mean()))
-    yield call.node.inputs[0], g
+        window *= index.shape[1]
+        g = _shared_out(g, d, size, index.shape[0] / size)
+    latent, _, source, _ = law(call.first)
+    mean, std = latent.average, max(latent.variance, 1e-300) ** 0.5
+
+    def winning(z: np.ndarray) -> np.ndarray:
+        return np.sqrt(window * ndtr((z - mean) / std) ** (window - 1))
+
+    yield call.node.inputs[0], Term((call.node.index, 0), g, winning, latent, source)
 
 
 def _shared_out(g: Table, dim: int, size: int, share: float) -> Table:
     """Gradients that land at one place in `1 / share`, along one dimension."""
     whole = g.own(dim).flat()
-    (a,) = whole.axes((dim,))
-    same, differ = whole.pairs.take(0, a) * share, whole.pairs.take(1, a) * share**2
-    if g.shape[dim] == 1:
-        differ = same * 0.0
-    k = len(whole.factors)
-    return whole._with(dim, size, whole.mean * share, same, differ) if k else g
+    mean, same, differ, _, _ = whole._parts(dim)
+    apart = same * 0.0 if g.shape[dim] == 1 else differ * share**2
+    return whole._with(dim, size, mean * share, same * share, apart)

@@ -29,11 +29,17 @@ def _same(call: Call) -> State:
     return call.first
 
 
-@backward(*_SAME)
-def _same_back(call: Call, grads: Sequence[Table | None]) -> Gradients:
+@backward(*(name for name in _SAME if name != "detach"))
+def passed_on(call: Call, grads: Sequence[Table | None]) -> Gradients:
+    """The gradient of a copy is the gradient."""
     (g,) = grads
-    if call.node.name != "detach" and g is not None:
+    if g is not None:
         yield call.node.inputs[0], g
+
+
+@backward("detach")
+def _stopped(call: Call, grads: Sequence[Table | None]) -> Gradients:
+    return ()
 
 
 @forward(*_RESHAPES)
@@ -269,12 +275,10 @@ def _shared(
 
     def cross(i: int, j: int) -> np.ndarray | None:
         if parts[i].token == parts[j].token and tables[i].dims == tables[j].dims:
-            (a,) = tables[i].own(dim).axes((dim,))
-            t = tables[i].own(dim)
-            k = len(t.factors)
-            same, n = t.pairs.take(0, a), t.factors[a]
-            both = (same + (n - 1) * t.pairs.take(1, a)) / n
-            return np.asarray(both.mean(k - 1 + a, keepdims=True))
+            table = tables[i].own(dim)
+            _, same, differ, _, a = table._parts(dim)
+            n = table.factors[a]
+            return np.asarray(((same + (n - 1) * differ) / n).mean(-1, keepdims=True))
         return None
 
     return cross
