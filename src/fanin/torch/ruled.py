@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from typing import Literal, Unpack
 
@@ -11,7 +12,7 @@ from torch import nn
 from fanin.errors import ArgumentError, NotCoveredError
 from fanin.plan.fans import Fans
 from fanin.theory import rules
-from fanin.theory.activation import activation
+from fanin.theory.activation import Activation, activation
 from fanin.theory.rules import LayerRule
 from fanin.torch.fans import Layout, fan, row_sums
 from fanin.torch.filling import (
@@ -171,8 +172,14 @@ def shaped_(
     Reference: docs/theory.md, kernel shaping; the conditions are those of Martens et al. 2021
     (arXiv:2110.01765).
     """
-    found = rules.get("shaped")(activation(nonlinearity), depth=depth, zeta=zeta)
+    found = _shaped(activation(nonlinearity), depth, zeta)
     return _ruled("shaped_", tensor, _at(found, position), normal, bias, generator, layout)
+
+
+@functools.lru_cache(maxsize=64)
+def _shaped(f: Activation, depth: int, zeta: float) -> LayerRule:
+    """The rule, solved once for all layers of a network."""
+    return rules.get("shaped")(f, depth=depth, zeta=zeta)
 
 
 def _at(rule: LayerRule, position: Position) -> LayerRule:

@@ -1,0 +1,240 @@
+"""Train a stack of plain networks by stochastic gradient descent, and choose a learning rate."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+
+from fanin.reproduce.claim import Tick
+from fanin.reproduce.images import Images
+from fanin.reproduce.networks import Stack
+
+if TYPE_CHECKING:
+    from jaxtyping import Float, Int64
+    from torch import Tensor
+
+_EVERY = 10  # of the training images, each tenth chooses the learning rate and is not trained on
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Plain SGD: no augmentation, no weight decay, a rate that is held, then falls to 0.
+
+    Args:
+        epochs: passes over the training images.
+        batch: images in a step.
+        momentum: of the running sum of gradients.
+        clip: largest norm of a network's gradient, or None for no bound.
+        held: share of the steps at the full rate; it then falls linearly.
+    """
+
+    epochs: int
+    batch: int = 64
+    momentum: float = 0.9
+    clip: float | None = None
+    held: float = 0.5
+
+
+@dataclass(frozen=True)
+class Flat:
+    """Images as vectors, standardised with the mean and deviation of all training pixels."""
+
+    train: Float[Tensor, "image pixel"]
+    train_labels: Int64[Tensor, " image"]
+    choice: Float[Tensor, "image pixel"]
+    choice_labels: Int64[Tensor, " image"]
+    test: Float[Tensor, "image pixel"]
+    test_labels: Int64[Tensor, " image"]
+
+    @classmethod
+    def of(cls, images: Images, limit: int | None = None) -> Flat:
+        """The vectors; `limit` bounds the training images, and the test images to a quarter of it."""
+        train, labels = images.train[:limit], images.train_labels[:limit]
+        quarter = None if limit is None else limit // 4
+        mean, deviation = float(train.mean()), float(train.std()) or 1.0
+
+        def vectors(pixels: Any) -> Tensor:
+            return (torch.from_numpy(pixels.reshape(len(pixels), -1)).float() - mean) / deviation
+
+        choice = torch.arange(len(train)) % _EVERY == _EVERY - 1
+        x, y = vectors(train), torch.from_numpy(labels)
+        return cls(
+            x[~choice],
+            y[~choice],
+            x[choice],
+            y[choice],
+            vectors(images.test[:quarter]),
+            torch.from_numpy(images.test_labels[:quarter]),
+        )
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What training one network gave.
+
+    Args:
+        accuracy: share of test images named right, after each epoch.
+        choice: the same of the images that choose the rate, at the end.
+        loss: mean training loss of each epoch; None where it is not finite.
+    """
+
+    accuracy: list[float]
+    choice: float
+    loss: list[float | None]
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """One arm, one thread: results do not depend on the number of cores, and arms run side by side."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    # Signals that have died out are denormal numbers, on which processors are very slow.
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def train(
+    stack: Stack, rates: Sequence[float], seeds: Sequence[int], data: Flat, recipe: Recipe, tick: Tick
+) -> list[Trained]:
+    """Train every network of a stack, in place; no network sees another.
+
+    Args:
+        stack: the networks.
+        rates: learning rate of each.
+        seeds: of each one's order of images.
+        data: what to train and to test on.
+        recipe: how.
+        tick: told the finished share.
+
+    Returns:
+        One result a network.
+    """
+    parameters = [p.requires_grad_() for p in stack.parameters]
+    sums = [torch.zeros_like(p) for p in parameters]
+    rate = torch.tensor(rates)[:, None, None]
+    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+    per_epoch = len(data.train) // recipe.batch
+    steps, step = recipe.epochs * per_epoch, 0
+    accuracies, losses = [], []
+    for _ in range(recipe.epochs):
+        orders = torch.stack([torch.randperm(len(data.train), generator=g) for g in generators])
+        total = torch.zeros(len(stack))
+        for chosen in orders[:, : per_epoch * recipe.batch].split(recipe.batch, dim=1):
+            share = step / steps
+            fall = min(1.0, (1 - share) / (1 - recipe.held)) if recipe.held < 1 else 1.0
+            total += _step(stack, parameters, sums, rate * fall, data, chosen, recipe)
+            step += 1
+            tick(step / steps)
+        accuracies.append(_accuracy(stack, data.test, data.test_labels))
+        losses.append(total / per_epoch)
+    choice = _accuracy(stack, data.choice, data.choice_labels)
+    return [
+        Trained(
+            [round(a[k].item(), 4) for a in accuracies],
+            round(choice[k].item(), 4),
+            [round(x[k].item(), 5) if x[k].isfinite() else None for x in losses],
+        )
+        for k in range(len(stack))
+    ]
+
+
+def _step(
+    stack: Stack,
+    parameters: list[Tensor],
+    sums: list[Tensor],
+    rate: Float[Tensor, "network 1 1"],
+    data: Flat,
+    chosen: Int64[Tensor, "network image"],
+    recipe: Recipe,
+) -> Float[Tensor, " network"]:
+    """One step of every network; returns their losses."""
+    logits = stack(data.train[chosen])
+    each = F.cross_entropy(
+        logits.flatten(0, 1), data.train_labels[chosen].flatten(), reduction="none"
+    )
+    loss = each.view(len(stack), -1).mean(1)
+    gradients = torch.autograd.grad(loss.sum(), parameters)
+    with torch.no_grad():
+        if recipe.clip is not None:
+            norms = torch.stack([torch.linalg.vector_norm(g, dim=(1, 2)) for g in gradients])
+            scale = (recipe.clip / norms.norm(dim=0)).clamp(max=1.0)[:, None, None]
+            gradients = [g.mul_(scale) for g in gradients]
+        for parameter, running, gradient in zip(parameters, sums, gradients, strict=True):
+            running.mul_(recipe.momentum).add_(gradient)
+            parameter.addcmul_(running, rate, value=-1.0)
+    return loss.detach()
+
+
+@torch.no_grad()
+def _accuracy(
+    stack: Stack, x: Float[Tensor, "image pixel"], labels: Int64[Tensor, " image"]
+) -> Float[Tensor, " network"]:
+    """Share of images named right by each network."""
+    right = torch.zeros(len(stack))
+    for part, names in zip(x.split(500), labels.split(500), strict=True):
+        right += (stack(part.expand(len(stack), -1, -1)).argmax(-1) == names).sum(1)
+    return right / len(labels)
+
+
+def best_rate(
+    build: Callable[[Sequence[int]], Stack],
+    rates: Sequence[float],
+    seeds: Sequence[int],
+    data: Flat,
+    recipe: Recipe,
+    tick: Tick,
+) -> dict[str, Any]:
+    """Train one arm with a learning rate that is chosen without the test images.
+
+    The first seed is trained with every rate; the best on the held-out tenth of the training
+    images, of equals the largest, trains the other seeds.
+
+    Args:
+        build: from seeds to a stack of networks, one a seed.
+        rates: to choose from.
+        seeds: of the networks and of their order of images.
+        data: what to train and to test on.
+        recipe: how.
+        tick: told the finished share.
+
+    Returns:
+        JSON values: `rate`, `tried` (rate and held-out accuracy), `final` (test accuracy of each
+        seed), `curves` (of each seed, after each epoch), `loss`.
+    """
+    first = seeds[0]
+    rates = sorted(rates, reverse=True)
+    share = len(rates) / (len(rates) + len(seeds) - 1)
+    tried = train(
+        build([first] * len(rates)),
+        rates,
+        [first] * len(rates),
+        data,
+        recipe,
+        lambda done: tick(done * share),
+    )
+    best = max(range(len(rates)), key=lambda i: tried[i].choice)
+    runs = [tried[best]]
+    if rest := list(seeds[1:]):
+        runs += train(
+            build(rest),
+            [rates[best]] * len(rest),
+            rest,
+            data,
+            recipe,
+            lambda done: tick(share + done * (1 - share)),
+        )
+    return {
+        "rate": rates[best],
+        "tried": [[rate, run.choice] for rate, run in zip(rates, tried, strict=True)],
+        "final": [run.accuracy[-1] for run in runs],
+        "curves": [run.accuracy for run in runs],
+        "loss": [run.loss for run in runs],
+    }
