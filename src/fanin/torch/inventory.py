@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -77,7 +77,7 @@ class Held:
         lost: recorded writes to something computed from it.
         fans: of the layer that owns it, where known.
         parametrized: whether the layer computes its weight from it.
-        sharded: whether ranks hold different parts of it.
+        shard: this rank's place among the parts of a sharded tensor; empty for a whole one.
     """
 
     name: str
@@ -97,7 +97,7 @@ class Held:
     lost: tuple[Write, ...]
     fans: Fans | None
     parametrized: bool
-    sharded: bool
+    shard: tuple[int, ...]
 
 
 def inventory(model: nn.Module) -> tuple[Held, ...]:
@@ -155,7 +155,7 @@ def _of_file(tensor: torch.Tensor, names: list[str]) -> Held:
         (),
         None,
         False,
-        False,
+        (),
     )
 
 
@@ -184,7 +184,7 @@ def _held(tensor: torch.Tensor, homes: list[tuple[str, nn.Module, str]]) -> Held
         () if lazy else lost_writes(inside),
         _fans(module, leaf),
         "parametrizations" in name.split(".") or leaf.endswith(("_orig", "_v", "_g")),
-        hasattr(tensor, "to_local"),
+        _shard(tensor),
     )
 
 
@@ -200,9 +200,9 @@ def _fans(module: nn.Module, leaf: str) -> Fans | None:
         return None
 
 
-@torch.no_grad()
 def _values(tensor: torch.Tensor) -> Values | None:
     """The numbers of a tensor in memory."""
+    tensor = tensor.detach()
     if not tensor.numel() or tensor.is_complex() or tensor.is_quantized or tensor.is_meta:
         return None
     if tensor.layout != torch.strided:
@@ -234,11 +234,25 @@ def _digest(tensor: torch.Tensor) -> str:
     return hashlib.blake2b(plain.cpu().numpy(), digest_size=16).hexdigest()
 
 
-def across_ranks(tensors: Iterator[Held]) -> dict[str, list[str]]:
-    """The digests that every rank holds of each sharded tensor; empty without process group."""
-    mine = {t.name: t.values.digest for t in tensors if t.sharded and t.values is not None}
+def across_ranks(tensors: Iterable[Held]) -> dict[str, dict[tuple[int, ...], str]]:
+    """For each sharded tensor the digest of every shard, by its place; empty without ranks."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return {}
-    ranks: list[dict[str, str]] = [{} for _ in range(torch.distributed.get_world_size())]
+    mine = {t.name: (t.shard, t.values.digest) for t in tensors if t.shard and t.values is not None}
+    ranks: list[dict[str, tuple[tuple[int, ...], str]]]
+    ranks = [{} for _ in range(torch.distributed.get_world_size())]
     torch.distributed.all_gather_object(ranks, mine)
-    return {name: [rank.get(name, "") for rank in ranks] for name in mine}
+    found: dict[str, dict[tuple[int, ...], str]] = {}
+    for rank in ranks:
+        for name, (place, digest) in rank.items():
+            found.setdefault(name, {})[place] = digest
+    return found
+
+
+def _shard(tensor: torch.Tensor) -> tuple[int, ...]:
+    """This rank's coordinates on the mesh axes that split the tensor; empty if none does."""
+    if not hasattr(tensor, "to_local"):
+        return ()
+    coordinates = tensor.device_mesh.get_coordinate() or ()
+    pairs = zip(coordinates, tensor.placements, strict=True)
+    return tuple(c for c, placement in pairs if placement.is_shard())

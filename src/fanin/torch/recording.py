@@ -172,9 +172,9 @@ class Recording(TorchFunctionMode):  # type: ignore[misc]
         """A write in place."""
         site, frame = site_of(func)
         history = _BOOK.of(target)
-        if frame is not None and self._call is not None and history:
-            if self._call[0] is frame and self._call[1] is history:
-                return  # a further step of the same initializer
+        last = (None, None) if self._call is None else self._call
+        if frame is not None and history and last[0] is frame and last[1] is history:
+            return  # a further step of the same initializer
         self._call = None if frame is None else (frame, history)
         kind = "filled" if frame is not None or name in FILLS else "modified"
         source = args[1] if name == "copy_" and len(args) > 1 else None
@@ -296,7 +296,7 @@ def _has_no_storage(tensor: torch.Tensor) -> bool:
 
 
 def _storage(tensor: torch.Tensor) -> int:
-    return StorageWeakRef(tensor.untyped_storage()).cdata
+    return int(StorageWeakRef(tensor.untyped_storage()).cdata)
 
 
 def _place(tensor: torch.Tensor) -> int:
