@@ -6,8 +6,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from fanin.plan.store import load_plan as load_plan
     from fanin.signal.spec import spec as spec
     from fanin.theory.gain import gain as gain
+    from fanin.torch.apply import apply_ as apply_
+    from fanin.torch.apply import init_ as init_
+    from fanin.torch.apply import plan as plan
 
 __version__ = "0.1.0"
 
@@ -15,14 +19,19 @@ __version__ = "0.1.0"
 _HOMES = {
     "Activation": "fanin.theory.activation",
     "activation": "fanin.theory.activation",
+    "apply_": "fanin.torch.apply",
     "gain": "fanin.theory.gain",
+    "init_": "fanin.torch.apply",
+    "load_plan": "fanin.plan.store",
     "spec": "fanin.signal.spec",
 }
 
-__all__ = ["__version__", *sorted(_HOMES)]
+__all__ = ["__version__", *sorted([*_HOMES, "plan"])]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "plan":  # the package of that name is itself the verb
+        return importlib.import_module("fanin.plan")
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'fanin' has no attribute {name!r}")

@@ -194,7 +194,7 @@ class Auto:
             return _Decision("second_moment", {}, _stretch(paths, "second_moment", "as asked"))
         found = {
             name: self._judged(name, functions, depth)
-            for name in ("second_moment", "centred", "shaped")
+            for name in ("second_moment", "shaped", "centred")
         }
         shown = f"{_layers(depth)} of {_listed(functions)}"
         return self._pick(scene, members, paths, depth, found, shown)
@@ -222,7 +222,7 @@ class Auto:
         if padded and plain is not None and plain.forward_and_back:
             reason = f"{shown}; {lost}; zero padding would undo a centring bias at the border"
             return _Decision("second_moment", {}, _stretch(paths, "second_moment", reason))
-        for name in ("centred", "shaped"):
+        for name in ("shaped", "centred"):
             verdict = found[name]
             if verdict is not None and verdict.holds:
                 parameters = {"depth": depth} if name == "shaped" else {}

@@ -98,7 +98,7 @@ def save(plan: Plan, path: str | Path) -> Path:
     return target
 
 
-def load(path: str | Path) -> Plan:
+def load_plan(path: str | Path) -> Plan:
     """Read a plan that `save` wrote.
 
     Raises:

@@ -128,12 +128,17 @@ def fans(layer: nn.Module, *, size: int | Sequence[int] | None = None) -> dict[s
 
 def row_sums(weight: torch.Tensor, counted: Fans) -> torch.Tensor:
     """For each output unit the float64 sum of the weights that reach it at one position."""
-    words = counted.axes.split()
-    if counted.groups > 1 and words[0] == "in":  # a transposed convolution keeps groups apart
-        weight = weight.unflatten(0, (counted.groups, -1))
+    return row_sums_by(weight, counted.axes, counted.groups, counted.shared_by)
+
+
+def row_sums_by(weight: torch.Tensor, axes: str, groups: int, shared_by: int) -> torch.Tensor:
+    """The sums of `row_sums`, from the layout alone."""
+    words = axes.split()
+    if groups > 1 and words[0] == "in":  # a transposed convolution keeps groups apart
+        weight = weight.unflatten(0, (groups, -1))
         words = ["expert", *words]
     summed = [i for i, word in enumerate(words) if word in ("in", "tap")]
-    return weight.sum(summed, dtype=torch.float64) / counted.shared_by
+    return weight.sum(summed, dtype=torch.float64) / shared_by
 
 
 def _declared(shape: Sequence[int], axes: str | None, splits: Splits) -> Fans:

@@ -1,0 +1,285 @@
+"""Plans for torch models: made from a trace, and written once, completely or not at all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils._pytree import tree_leaves
+
+from fanin import draw
+from fanin.errors import FaninError, PlanError
+from fanin.plan.plan import Plan, Row, Stack
+from fanin.plan.solve import solve
+from fanin.signal.graph import Graph
+from fanin.signal.spec import Spec
+from fanin.torch.fans import row_sums_by
+from fanin.torch.modules import is_lazy, named_tensors, original
+from fanin.torch.present import constants, kept, present
+from fanin.torch.slots import fixes_scale, refuse, writable
+from fanin.torch.trace import Inputs, trace
+from fanin.torch.write import write_
+
+
+def plan(model: nn.Module, inputs: Inputs, rule: object = "auto") -> Plan:
+    r"""What each parameter of a model should be before the first step, and why; nothing is touched.
+
+    *Definition*: the model is traced on these inputs; the signal goes forward through the graph,
+    and each weight is decided when it is reached, by the rule and by what the weight reads.
+
+    Args:
+        model: any module, on any device, on meta too.
+        inputs: a tensor, a tuple, a dict, or `fanin.spec`s in their place.
+        rule: "auto"; a rule of `fanin.theory.rules`; a recipe ("gpt2", ...); a distribution; or an
+            ordered mapping of glob patterns to these, of which the first match decides.
+
+    Returns:
+        The plan: a row for every parameter and buffer.
+
+    Raises:
+        TraceError: the model does not run on these inputs.
+        UnknownNameError: no such rule.
+        PlanError: a pattern that matches nothing.
+
+    Example:
+        >>> made = plan(nn.Sequential(nn.Linear(64, 32), nn.GELU(), nn.Linear(32, 4)),
+        ...             Spec((8, 64)), rule="second_moment")
+        >>> round(made["0.weight"].std * 8, 3), made["2.weight"].role
+        (1.0, 'head')
+    """
+    model = original(model)
+    return _planned(model, inputs, rule, kept(model))
+
+
+def init_(
+    model: nn.Module,
+    inputs: Inputs,
+    rule: object = "auto",
+    seed: int = 0,
+    *,
+    only_missing: bool | Iterable[str] = False,
+) -> Plan:
+    """Plan a model's weights and write them.
+
+    *Definition*: `apply_(model, plan(model, inputs, rule), seed)`. The value of a weight depends on
+    (seed, its name, the position in it) alone; torch's random state is left as it was.
+
+    Args:
+        model: any module with its tensors in memory; lazy modules are written at their first
+            forward.
+        inputs: a tensor, a tuple, a dict, or `fanin.spec`s in their place.
+        rule: as for `plan`.
+        seed: an integer in [0, 2^64).
+        only_missing: leave loaded tensors as they are: the names that `load_state_dict` reported
+            missing, or True to tell by marks and by what was written since the model was built.
+
+    Returns:
+        The plan that was written.
+
+    Raises:
+        UninitializedError: a tensor on meta, or a placeholder without elements.
+        PlanError: the plan does not fit the model. The model is then as it was.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 4))
+        >>> made = init_(net, Spec((8, 64)), seed=1)
+        >>> round(float(net[0].weight.detach().std() / made["0.weight"].std), 1)
+        1.0
+    """
+    model = original(model)
+    keep = kept(model)
+    if only_missing is not False:
+        keep = {**keep, **present(model, only_missing)}
+    _check_memory(model)
+    return apply_(model, _planned(model, inputs, rule, keep), seed)
+
+
+def _planned(model: nn.Module, inputs: Inputs, rule: object, keep: Mapping[str, str]) -> Plan:
+    """Trace and solve."""
+    graph = trace(model, inputs)
+    given = _given(graph, inputs)
+    return solve(graph, rule, inputs=given, keep=keep, constants=constants(model))
+
+
+def _given(graph: Graph, inputs: Inputs) -> dict[str, Any]:
+    """The inputs by the names that the graph gives them: arrays where there is data, else specs."""
+    leaves = [i for i in tree_leaves(inputs) if isinstance(i, torch.Tensor | Spec)]
+    given: dict[str, Any] = {}
+    for index, leaf in zip(graph.inputs, leaves, strict=False):
+        value = graph.values[index]
+        if isinstance(leaf, Spec):
+            given[value.name] = leaf
+        elif not leaf.is_meta and value.data is None:
+            plain = leaf.detach().cpu()
+            narrow = plain.dtype in (torch.bfloat16, torch.float16)
+            given[value.name] = np.asarray((plain.float() if narrow else plain).numpy())
+    return given
+
+
+def apply_(model: nn.Module, plan: Plan, seed: int = 0) -> Plan:
+    """Write a plan into a model: every row that has values, tied tensors once, biases last.
+
+    *Definition*: row r is drawn from `draw` with (seed, r.path), through its parametrization where
+    it has one; a centred bias then subtracts its mean times the row sums of the weight as stored.
+
+    Args:
+        model: the model of the plan, on any device; its tensors are in memory.
+        plan: made for it, or loaded.
+        seed: an integer in [0, 2^64).
+
+    Returns:
+        The plan.
+
+    Raises:
+        PlanError: a tensor of the plan is missing or has another shape, or a tensor of the model is
+            not in the plan.
+        UninitializedError: a tensor on meta, or a placeholder without elements.
+        NotCoveredError: a parametrization that cannot take values.
+        All are found before anything is written, or what was written is put back.
+
+    Example:
+        >>> net = nn.Linear(4, 2)
+        >>> row = Row("weight", (2, 4), "head", "given", "as asked", draw.Constant(0.5))
+        >>> kept = Row("bias", (2,), "bias", "left alone", "as asked")
+        >>> _ = apply_(net, Plan((row, kept), rule="given"))
+        >>> net.weight.sum().item()
+        4.0
+    """
+    model = original(model)
+    _check(model, plan)
+    order = sorted(plan.rows, key=lambda row: row.centre is not None)
+    written = [row for row in order if row.values is not None]
+    later = [row for row in written if is_lazy(_tensor(model, row.path))]
+    now = [row for row in written if row not in later]
+    before = {row.path: _state(model, row) for row in now if row.kind == "parametrized"}
+    with torch.no_grad():
+        try:
+            for row in now:
+                _write(model, row, seed)
+        except FaninError:
+            for path, state in before.items():
+                _owner(model, path)[0].load_state_dict(state)
+            raise
+    for path in dict.fromkeys(row.path.rpartition(".")[0] for row in later):
+        rows = [row for row in later if row.path.rpartition(".")[0] == path]
+        AtFirstForward(model, path, rows, seed)
+    return plan
+
+
+class AtFirstForward:
+    """A hook that writes the rows of a lazy module once it knows its shapes, and then goes."""
+
+    def __init__(self, model: nn.Module, path: str, rows: list[Row], seed: int) -> None:
+        self.model, self.rows, self.seed = model, rows, seed
+        self.handle = model.get_submodule(path).register_forward_pre_hook(self)
+
+    def __call__(self, module: nn.Module, args: object) -> None:
+        self.handle.remove()
+        with torch.no_grad():
+            for row in self.rows:
+                _fits(self.model, row)
+                _write(self.model, row, self.seed)
+
+
+def _write(model: nn.Module, row: Row, seed: int) -> None:
+    """Draw one row into its tensor."""
+    owner, name = _owner(model, row.path)
+    with writable(owner, name, scale_fixed=fixes_scale(owner, name)) as tensor:
+        if isinstance(row.values, Stack):
+            start = 0
+            for i, (rows, values) in enumerate(row.values.blocks):
+                part = tensor[start : start + rows]
+                write_(part, values, seed=seed, name=f"{row.path}[{i}]")
+                start += rows
+        else:
+            assert row.values is not None
+            write_(tensor, row.values, seed=seed, name=row.path)
+        if row.centre is not None:
+            weight = _tensor(model, row.centre.weight)
+            sums = row_sums_by(
+                weight, row.centre.axes, row.centre.groups, row.centre.shared_by
+            ).reshape(tensor.shape)
+            tensor.copy_(tensor.double() - row.centre.mean * sums)
+
+
+# --- before anything is written -----------------------------------------------------------------
+
+
+def _check_memory(model: nn.Module) -> None:
+    """Refuse what has no memory before a long plan is made."""
+    for named in named_tensors(model):
+        if named.kind == "parameter" and not is_lazy(named.tensor):
+            tensor = named.tensor
+            if tensor.is_meta or (tensor.numel() == 0 and tensor.dim() == 1):
+                refuse(f"init_: {named.names[0]}", tensor.detach() if tensor.is_meta else tensor)
+
+
+def _check(model: nn.Module, plan: Plan) -> None:
+    """Whether the plan is of this model, and all that it writes can be written."""
+    names = {n for t in named_tensors(model) for n in t.names}
+    planned = {n for row in plan.rows for n in (row.path, *row.names)}
+    unplanned = sorted(names - planned)
+    if unplanned:
+        raise PlanError(
+            f"apply_: {unplanned[0]}",
+            expected="a row for every tensor of the model",
+            got=f"none for {len(unplanned)} of them",
+            fix="make the plan from this model",
+        )
+    for row in plan.rows:
+        if row.values is not None:
+            _fits(model, row)
+
+
+def _fits(model: nn.Module, row: Row) -> None:
+    """Whether a row's tensor is there, of its shape, and writable."""
+    try:
+        tensor = _tensor(model, row.path)
+    except AttributeError:
+        raise PlanError(
+            f"apply_: {row.path}", expected="a tensor of the model", got="none"
+        ) from None
+    if is_lazy(tensor):
+        return
+    if hasattr(tensor, "ds_shape"):
+        refuse(f"apply_: {row.path}", tensor)
+    if tuple(tensor.shape) != row.shape:
+        raise PlanError(
+            f"apply_: {row.path}",
+            expected=f"shape {row.shape}",
+            got=str(tuple(tensor.shape)),
+            fix="make the plan from this model",
+        )
+    if tensor.numel() or tensor.is_meta:
+        refuse(f"apply_: {row.path}", tensor.detach())
+    if isinstance(row.values, Stack):
+        rows = sum(n for n, _ in row.values.blocks)
+        if rows != row.shape[0]:
+            raise PlanError(
+                f"apply_: {row.path}", expected=f"blocks of {row.shape[0]} rows", got=str(rows)
+            )
+    elif isinstance(row.values, draw.Orthogonal | draw.DeltaOrthogonal) and len(row.shape) < 2:
+        raise PlanError(f"apply_: {row.path}", expected="a matrix", got=f"shape {row.shape}")
+
+
+def _owner(model: nn.Module, path: str) -> tuple[nn.Module, str]:
+    """The module of a tensor and its name there."""
+    owner, _, name = path.rpartition(".")
+    return model.get_submodule(owner), name
+
+
+def _tensor(model: nn.Module, path: str) -> torch.Tensor:
+    """A parameter, or a weight as its parametrization computes it."""
+    owner, name = _owner(model, path)
+    tensor = getattr(owner, name)
+    assert isinstance(tensor, torch.Tensor)
+    return tensor
+
+
+def _state(model: nn.Module, row: Row) -> dict[str, torch.Tensor]:
+    """A copy of what a parametrized weight is computed from."""
+    owner = _owner(model, row.path)[0]
+    return {name: tensor.clone() for name, tensor in owner.state_dict().items()}

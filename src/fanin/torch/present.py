@@ -1,0 +1,139 @@
+"""What a model's memory says before anything is written: flags, constants, loaded tensors."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import nn
+
+from fanin.errors import ArgumentError
+from fanin.plan.names import near
+from fanin.torch.modules import named_tensors
+from fanin.torch.slots import unwritable
+
+_FLAGS = {
+    "_no_reinit": "marked _no_reinit",
+    "_is_hf_initialized": "marked _is_hf_initialized: loaded from a checkpoint",
+}
+_GLANCE = 64  # elements that are compared before a whole tensor is
+
+
+def kept(model: nn.Module) -> dict[str, str]:
+    """Parameters that must not be drawn, by first name, with the reason: flags and types."""
+    found = {}
+    for named in named_tensors(model):
+        if named.kind != "parameter":
+            continue
+        reason = _flagged(named.tensor) or _untouchable(named.tensor)
+        if reason is not None:
+            found[named.names[0]] = reason
+    return found
+
+
+def constants(model: nn.Module) -> dict[str, float]:
+    """Parameters in memory whose elements are all one number, by first name."""
+    found = {}
+    for named in named_tensors(model):
+        if named.kind == "parameter" and (value := _constant(named.tensor)) is not None:
+            found[named.names[0]] = value
+    return found
+
+
+def present(model: nn.Module, only_missing: bool | Iterable[str]) -> dict[str, str]:
+    """Parameters that hold something of worth, so that only the missing ones are drawn.
+
+    Args:
+        model: after a checkpoint was loaded in part.
+        only_missing: the missing names, as `load_state_dict` returns them; or True, to tell by what
+            can be told: marks of `from_pretrained`; else a tensor is missing only if nothing but
+            its module's own default initialization has ever been written to it.
+
+    Returns:
+        Names to leave alone, and why.
+
+    Raises:
+        ArgumentError: a missing name that is no parameter or buffer.
+    """
+    tensors = {n: t for t in named_tensors(model) for n in t.names}
+    if not isinstance(only_missing, bool):
+        wanted = set(only_missing)
+        unknown = sorted(wanted - set(tensors))
+        if unknown:
+            raise ArgumentError(
+                "only_missing",
+                expected="names of the model's tensors",
+                got=repr(unknown[0]),
+                fix=near(unknown[0], tensors),
+            )
+        return {n: "not among the missing" for n in tensors if n not in wanted}
+    marked = {n for n, t in tensors.items() if getattr(t.tensor, "_is_hf_initialized", False)}
+    if marked:
+        return dict.fromkeys(marked, _FLAGS["_is_hf_initialized"])
+    fresh = {name for name, tensor in _untouched(model) if tensor is not None}
+    reason = "written since it was built, or it cannot be told"
+    return {n: reason for n in tensors if n not in fresh}
+
+
+def _flagged(tensor: torch.Tensor) -> str | None:
+    """The reason that a mark on a tensor gives."""
+    return next((why for flag, why in _FLAGS.items() if getattr(tensor, flag, False)), None)
+
+
+def _untouchable(tensor: torch.Tensor) -> str | None:
+    """Why a tensor's type forbids drawing: quantised, integer, complex."""
+    reason = unwritable(tensor)
+    typed = reason is not None and ("quantised" in reason or reason.startswith("a tensor of"))
+    return f"{reason} cannot be drawn" if typed else None
+
+
+def _constant(tensor: torch.Tensor) -> float | None:
+    """The one number that a tensor holds, or None."""
+    plain = type(tensor) in (torch.Tensor, nn.Parameter) and unwritable(tensor) is None
+    if not plain:
+        return None
+    flat = tensor.detach().reshape(-1) if tensor.is_contiguous() else tensor.detach()
+    first = flat.reshape(-1)[:1]
+    glance = flat[:_GLANCE] if tensor.is_contiguous() else flat
+    if bool((glance == first).all()) and bool((flat == first).all()):
+        return float(first.item())
+    return None
+
+
+def _untouched(model: nn.Module) -> Iterator[tuple[str, torch.Tensor | None]]:
+    """Each parameter of a known layer that was written as often as its own reset writes it."""
+    for path, module in model.named_modules():
+        resets = _resets(module)
+        for name, tensor in module.named_parameters(recurse=False):
+            full = f"{path}.{name}" if path else name
+            writes = resets.get(name)
+            same = writes is not None and _version(tensor) == writes > 0
+            yield full, tensor if same else None
+
+
+def _resets(module: nn.Module) -> dict[str, int]:
+    """How often the layer's default initialization writes each of its parameters."""
+    reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
+    own = dict(module.named_parameters(recurse=False))
+    if not callable(reset) or not own:
+        return {}
+    if any(isinstance(p, nn.UninitializedParameter) for p in own.values()):
+        return {}
+    twin = copy.copy(module)
+    twin._parameters = {
+        n: nn.Parameter(torch.empty_like(p, device="meta"), requires_grad=p.requires_grad)
+        if p is not None
+        else None
+        for n, p in module._parameters.items()
+    }
+    try:
+        (getattr(twin, "reset_parameters", None) or twin._reset_parameters)()
+    except Exception:  # a reset that needs more than meta tensors tells nothing
+        return {}
+    return {n: _version(p) for n, p in twin._parameters.items() if p is not None}
+
+
+def _version(tensor: torch.Tensor) -> int:
+    """How often a tensor was written in place; -1 where that is not counted."""
+    return -1 if tensor.is_inference() else int(tensor._version)
