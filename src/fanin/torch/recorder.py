@@ -329,8 +329,11 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
         draws: bool,
     ) -> None:
         """Append a node; `places` are those of the tensors that it writes in place."""
-        indices = iter(read)
+        indices, inplace = iter(read), bool(places)
         arguments = {k: _argument(v, indices) for k, v in schema.complete(func, bound).items()}
+        if schema.writes_out(func):
+            func, places = schema.out_of_place(func), []
+            bound = {k: v for k, v in bound.items() if k in arguments}
         template = tree_map_only(torch.Tensor, lambda _: Slot(), bound)
         path, call = self.site()
         view = schema.copies(func, bound) or bool(func.is_view)
@@ -345,7 +348,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
                 pointwise=schema.pointwise(func),
                 view=view,
                 random=draws,
-                attrs={"inplace": True} if places else {},
+                attrs={"inplace": True} if inplace else {},
                 kernel=Replay(func, template, places),
             )
         )

@@ -73,6 +73,12 @@ def written(func: Any) -> tuple[str, ...]:
 
 
 @cache
+def writes_out(func: Any) -> bool:
+    """Whether it writes its result into a tensor given as `out`."""
+    return any(a.is_out for a in func._schema.arguments)
+
+
+@cache
 def device_arguments(func: Any) -> tuple[str, ...]:
     """Names of the arguments that are devices."""
     return tuple(a.name for a in func._schema.arguments if "Device" in str(a.type))
@@ -88,12 +94,19 @@ def recorded_name(func: Any) -> str:
 @cache
 def out_of_place(func: Any) -> Any:
     """The operation that makes a new tensor where this one writes in place, if there is one."""
-    packet = getattr(aten, short_name(func).removesuffix("_"), None) if written(func) else None
+    if not written(func):
+        return func
     same = [(a.name, str(a.type)) for a in func._schema.arguments if not a.is_out]
-    for overload in packet.overloads() if packet is not None else ():
-        twin = getattr(packet, overload)
-        if not written(twin) and [(a.name, str(a.type)) for a in twin._schema.arguments] == same:
-            return twin
+    name = short_name(func)
+    for candidate in (name.removesuffix("_"), f"{name}functional"):
+        packet = getattr(aten, candidate, None)
+        for overload in packet.overloads() if packet is not None else ():
+            twin = getattr(packet, overload)
+            if (
+                not written(twin)
+                and [(a.name, str(a.type)) for a in twin._schema.arguments] == same
+            ):
+                return twin
     return func
 
 
