@@ -140,16 +140,17 @@ def _reduced(graph: Graph, node: Node) -> bool:
 
 
 def _recognise(graph: Graph, join: Node, roots: dict[int, int]) -> Compound | None:
-    """The node as the end of a known step, from the nearest value that all its operands share."""
+    """The node as the end of a known step, from the earliest value that gives it."""
     root = roots.get(join.outputs[0])
     if root is None or len(join.inputs) != 2:
         return None
+    found = None
     for source in _dominators(graph, join, root):
         nodes = _between(graph, source, join)
         axes = _axes(graph, nodes, graph.values[source])
-        if axes and (step := _compare(graph, source, nodes, axes)) is not None:
-            return step
-    return None
+        if axes:
+            found = _compare(graph, source, nodes, axes) or found
+    return found
 
 
 def _dominators(graph: Graph, join: Node, root: int) -> Iterator[int]:

@@ -315,7 +315,7 @@ def _text(nodes: tuple[Node, ...], source: int, output: int) -> str:
     """The formula of a subgraph, cut if it is long."""
     texts: dict[int, str] = {source: "x"}
     for node in nodes:
-        given = [_term(v, texts) for v in node.args.values() if not _plain(v)]
+        given = [_term(v, texts) for k, v in node.args.items() if not _silent(k, v)]
         if node.name in ("_to_copy", "clone"):
             texts[node.outputs[0]] = given[0]
         elif node.name in _SIGNS and len(given) == 2:
@@ -326,9 +326,10 @@ def _text(nodes: tuple[Node, ...], source: int, output: int) -> str:
     return text if len(text) <= _TEXT_LIMIT else f"f(x) of {len(nodes)} operations"
 
 
-def _plain(argument: Any) -> bool:
+def _silent(name: str, argument: Any) -> bool:
     """Whether an argument is left out of the formula: flags, names, and factors of 1."""
-    return argument is None or isinstance(argument, (bool, str)) or argument == 1
+    unit = name in ("alpha", "beta") and argument == 1
+    return argument is None or isinstance(argument, (bool, str)) or unit
 
 
 def _term(argument: Any, texts: dict[int, str]) -> str:
