@@ -356,6 +356,20 @@ class Flow:
     # --- attention ---------------------------------------------------------------------------
 
     @cached_property
+    def inside_attention(self) -> frozenset[int]:
+        """Nodes of attentions whose results nothing else reads."""
+        inner: set[int] = set()
+        for attention in self.attentions.values():
+            nodes = [
+                i for i in attention.nodes if attention.output not in self.graph.nodes[i].outputs
+            ]
+            made = {v for i in nodes for v in self.graph.nodes[i].outputs}
+            readers = {n.index for v in made for n in self.graph.consumers(v)}
+            if readers <= set(attention.nodes) and not made & set(self.graph.outputs):
+                inner.update(nodes)
+        return frozenset(inner)
+
+    @cached_property
     def projections(self) -> dict[str, tuple[Projection, ...]]:
         """For each weight that feeds an attention, which of its rows are what."""
         found: dict[str, dict[Projection, None]] = {}

@@ -210,15 +210,29 @@ class _Solver:
                 for index in use.node.inputs:
                     if named(graph, index) == path:
                         uses.setdefault(use.node.index, []).append((path, index))
+        inside = self.scene.flow.inside_attention
         for node in graph.nodes:
+            if node.index in inside:
+                continue
             for index in node.inputs:
                 if index not in states:
                     states[index] = self._leaf(index, inputs)
             for path, index in uses.get(node.index, ()):
                 if path in self.scene.weights:
                     states[index] = self._state(path, index)
-            made = sweep._through(graph, node, self._seen(node, states))
-            states.update(zip(node.outputs, made, strict=True))
+            attended = [self._attended(i) for i in node.outputs if i in self.scene.flow.attentions]
+            made = attended or sweep._through(graph, node, self._seen(node, states))
+            states.update(zip(node.outputs, made, strict=False))
+
+    def _attended(self, index: int) -> State:
+        """An attention's output as one of its values: averages are not compensated for.
+
+        Near its start an attention averages over many positions, and a plan that made up for it
+        would be wrong as soon as training lets it look at few.
+        """
+        value = self.scene.states[self.scene.flow.attentions[index].value]
+        table = Table.iid(self.scene.graph.values[index].shape, value.mean, value.second_moment)
+        return State(table, value.how, index, roots=value.roots)
 
     def _leaf(self, index: int, inputs: Inputs) -> State:
         """The state of an input, a constant, a buffer, or a parameter before it is decided."""
