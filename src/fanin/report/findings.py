@@ -64,8 +64,12 @@ CAUSES_FIRST = (
     *("saturated-units", "dead-units", "vanishing-signal", "exploding-signal", "collapsed-inputs"),
     *("vanishing-gradient", "exploding-gradient", "unstable-fixed-point", "start-loss"),
     *("depth-scaling", "residual-growth", "never-called", "batch-too-small"),
+    *("size-zero-placeholder", "rule-never-matched", "init-after-parametrization"),
+    *("buffer-lost-on-meta", "never-initialized", "all-zero-pair", "overwritten-by"),
+    *("duplicate-values", "tied-conflict", "fan-not-as-meant", "truncation-changes-std"),
+    "std-not-as-asked",
 )
-"""Rules of `check` in order of cause: what comes first explains what comes later."""
+"""Rules in order of cause: what comes first explains what comes later."""
 
 Look = TypeVar("Look", bound=Callable[..., Iterable[Finding]])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fanin.report.rules import (
+    depth,
     gradient,
     inputs,
     loss,
@@ -11,6 +12,20 @@ from fanin.report.rules import (
     stability,
     structure,
     units,
+    values,
+    written,
 )
 
-__all__ = ["gradient", "inputs", "loss", "residual", "signal", "stability", "structure", "units"]
+__all__ = [
+    "depth",
+    "gradient",
+    "inputs",
+    "loss",
+    "residual",
+    "signal",
+    "stability",
+    "structure",
+    "units",
+    "values",
+    "written",
+]

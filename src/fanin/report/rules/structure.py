@@ -43,7 +43,7 @@ def zero_pair(view: View) -> Iterator[Finding]:
             "so both stay zero for ever.",
             f"{len(found)} zero weights with zero gradient, also after every other zero weight is "
             f"opened: {listed(found)}",
-            f"fanin.torch.init.kaiming_uniform_({parameter(found[0])}, a=5**0.5)  # keep one at zero",
+            f"fanin.torch.init.lecun_normal_({parameter(found[0])})  # one of the two",
         )
 
 
