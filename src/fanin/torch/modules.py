@@ -165,6 +165,19 @@ def watch_lazy(
         module.register_forward_pre_hook(lambda module, _: end(module))
 
 
+def drop_sharding_hooks(model: nn.Module) -> None:
+    """Leave out the hooks by which shards are gathered and spread; inside `put_back`.
+
+    The trace sees whole tensors, of global shape, in their place.
+    """
+    for module in model.modules():
+        for group in (module._forward_pre_hooks, module._forward_hooks):
+            for key, hook in list(group.items()):
+                origin = getattr(hook, "func", hook)  # of a partial
+                if (getattr(origin, "__module__", None) or "").startswith("torch.distributed."):
+                    del group[key]
+
+
 @contextlib.contextmanager
 def put_back(model: nn.Module) -> Iterator[None]:
     """Whatever a forward pass sets on the modules (caches, counters) is as before at the end."""

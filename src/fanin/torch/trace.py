@@ -21,6 +21,7 @@ from fanin.torch.memory import plain
 from fanin.torch.modules import (
     Named,
     Sites,
+    drop_sharding_hooks,
     is_lazy,
     named_tensors,
     original,
@@ -104,6 +105,7 @@ class _Pass:
         args, kwargs, inputs = self._place_inputs(real=real)
         try:
             with put_back(self.model), _undisturbed(), self.sites, _autograd(grad):
+                drop_sharding_hooks(self.model)
                 watch_lazy(self.model, None if real else "meta", self._pause, self._shaped)
                 with self.recorder, Content():
                     result = self.model(*args, **kwargs)
