@@ -123,5 +123,5 @@ def unset(held: Held) -> bool:
 
 
 def template(name: str) -> str:
-    """A name with its numbers taken out: copies of a layer have the same one."""
-    return re.sub(r"\d+", "#", name)
+    """A name with its indices taken out: copies of a layer have the same one."""
+    return re.sub(r"(?<![^.])\d+(?![^.])", "#", name)

@@ -65,7 +65,8 @@ def overwritten(view: AuditView) -> Iterator[Finding]:
         yield overwritten.finding(
             "WARN",
             one.name,
-            f"{by_site[first_at]} asked for {by_site[first_at].asked}, and {by_site[second_at]} wrote "
+            f"{by_site[first_at]} asked for {by_site[first_at].asked}, and "
+            f"{by_site[second_at]} wrote "
             f"{by_site[second_at].asked} over it.",
             f"{len(tensors)} tensors: {listed([t.name for t in tensors])}; std now "
             f"{one.values.std if one.values else 0:.3g}",
