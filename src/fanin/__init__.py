@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from fanin.plan.store import load_plan as load_plan
     from fanin.signal.spec import spec as spec
     from fanin.theory.gain import gain as gain
+    from fanin.torch.materialize import materialize_ as materialize_
     from fanin.torch.apply import apply_ as apply_
     from fanin.torch.apply import init_ as init_
     from fanin.torch.apply import plan as plan
@@ -23,6 +24,7 @@ _HOMES = {
     "gain": "fanin.theory.gain",
     "init_": "fanin.torch.apply",
     "load_plan": "fanin.plan.store",
+    "materialize_": "fanin.torch.materialize",
     "spec": "fanin.signal.spec",
 }
 

@@ -24,8 +24,8 @@ from fanin.draw.distributions import (
     Orthogonal,
 )
 from fanin.draw.philox import Stream, stream
-from fanin.draw.rounding import FORMATS, Format, constants, to_bits
-from fanin.errors import ArgumentError, ArgumentTypeError
+from fanin.draw.rounding import FORMATS, Format, check_range, constants, to_bits
+from fanin.errors import ArgumentTypeError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -91,7 +91,7 @@ def fill(
     shape = out.shape if shape is None else tuple(int(n) for n in shape)
     part = block(shape, index, out.shape)
     source = stream(seed, name)
-    _check_range(distribution, target)
+    check_range(distribution, target)
     threads = threads or default_threads()
     if isinstance(distribution, (Orthogonal, DeltaOrthogonal)):
         from fanin.draw.orthogonal import fill_orthogonal
@@ -136,26 +136,6 @@ def _format(out: Array, dtype: str | None) -> Format:
             got=out.dtype.name,
         )
     return target
-
-
-def _check_range(distribution: Distribution, target: Format) -> None:
-    """Refuse what the type cannot hold: values beyond its range, or all rounded to 0."""
-    deviation = double.REACH if target.name == "float64" else transform.REACH
-    reach = distribution.reach(deviation)
-    if reach > target.largest:
-        raise ArgumentError(
-            f"draw.fill({distribution})",
-            expected=f"values that {target.name} holds, up to {target.largest:.6g}",
-            got=f"values up to {reach:.6g}",
-            fix="draw a smaller scale or a wider type",
-        )
-    if 0 < reach <= target.smallest / 2:
-        raise ArgumentError(
-            f"draw.fill({distribution})",
-            expected=f"values that {target.name} holds, from {target.smallest:.6g}",
-            got=f"values up to {reach:.6g}, which all round to 0",
-            fix="draw a larger scale or a wider type",
-        )
 
 
 def _fill_pieces(out: Array, part: Block, draw: Fill, threads: int) -> None:

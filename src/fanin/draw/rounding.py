@@ -7,8 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fanin.draw import double, transform
+from fanin.errors import ArgumentError
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from fanin.draw.distributions import Distribution
 
 
 @dataclass(frozen=True)
@@ -92,3 +97,23 @@ def to_bits(values: NDArray[np.float32], target: Format) -> NDArray[Any]:
         tiny = (size.view(np.float32) + magic).view(np.uint32) - magic.view(np.uint32)
         rounded = np.where(size < smallest, tiny, rounded)
     return (rounded | (bits & np.uint32(0x80000000)) >> down).astype(target.storage)
+
+
+def check_range(distribution: Distribution, target: Format) -> None:
+    """Refuse what the type cannot hold: values beyond its range, or all rounded to 0."""
+    deviation = double.REACH if target.name == "float64" else transform.REACH
+    reach = distribution.reach(deviation)
+    if reach > target.largest:
+        raise ArgumentError(
+            f"draw.fill({distribution})",
+            expected=f"values that {target.name} holds, up to {target.largest:.6g}",
+            got=f"values up to {reach:.6g}",
+            fix="draw a smaller scale or a wider type",
+        )
+    if 0 < reach <= target.smallest / 2:
+        raise ArgumentError(
+            f"draw.fill({distribution})",
+            expected=f"values that {target.name} holds, from {target.smallest:.6g}",
+            got=f"values up to {reach:.6g}, which all round to 0",
+            fix="draw a larger scale or a wider type",
+        )

@@ -1,0 +1,298 @@
+"""From the meta device to memory: every tensor gets its values, or the call is an error."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+
+from fanin.draw import canonical_name
+from fanin.errors import ArgumentError, ArgumentTypeError, PlanError, UninitializedError
+from fanin.plan.names import near
+from fanin.plan.plan import Plan, Values
+from fanin.torch.progress import progress
+from fanin.torch.rebuild import rebuilt
+from fanin.torch.resetting import reset, resetter
+from fanin.torch.shard import local, regions
+from fanin.torch.write import refuse_placeholder, write_
+
+Source = Plan | Mapping[str, Values] | None
+
+
+@dataclass
+class Slot:
+    """One tensor that has no memory yet, in every place of the model where it stands.
+
+    Attributes:
+        name: its first name in the model, without wrappers' parts.
+        places: modules, and the key in each, that share it.
+        meta: the tensor without memory.
+        buffer: whether it is a buffer.
+        names: every name that reaches it.
+    """
+
+    name: str
+    places: list[tuple[nn.Module, str]]
+    meta: torch.Tensor
+    buffer: bool
+    names: list[str] = field(default_factory=list)
+
+    @property
+    def tensor(self) -> torch.Tensor:
+        """What stands in the model now."""
+        module, key = self.places[0]
+        found = (module._buffers if self.buffer else module._parameters)[key]
+        assert found is not None
+        return found
+
+    def put(self, tensor: torch.Tensor) -> None:
+        """Put one tensor in every place."""
+        for module, key in self.places:
+            (module._buffers if self.buffer else module._parameters)[key] = tensor
+
+
+@dataclass(frozen=True)
+class Materialized:
+    """Where the values of each tensor came from, by name.
+
+    Example:
+        >>> print(Materialized({"fc.weight": "Normal(mean=0.0, std=0.5)"}))
+        fc.weight  Normal(mean=0.0, std=0.5)
+    """
+
+    sources: Mapping[str, str]
+
+    def __str__(self) -> str:
+        width = max((len(name) for name in self.sources), default=0)
+        return "\n".join(f"{name:<{width}}  {source}" for name, source in self.sources.items())
+
+
+def materialize_(
+    model: nn.Module,
+    device: torch.device | str = "cpu",
+    plan: Source = None,
+    *,
+    seed: int = 0,
+    rename: Callable[[str], str] | None = None,
+) -> Materialized:
+    """Give every tensor of a model that is on the meta device memory and its values.
+
+    A tensor that the plan names is drawn as the plan says. The others get what their module's own
+    `reset_parameters` gives them, with the same distributions, drawn from streams by name; what
+    that leaves open, such as frequency tables, is had back by constructing the module again, if its
+    arguments are still known. Tensors that already have memory stay as they are. Sharded
+    tensors (DTensor, FSDP2) are drawn in place, each rank its own part, before or after
+    `fully_shard`. If anything is left without a value, the model stays as it was.
+
+    Args:
+        model: with parameters or buffers on meta.
+        device: where they go; for sharded tensors, the type of their mesh (or "cpu" under CPU
+            offload).
+        plan: a `Plan`, or distributions by name or pattern (the first that matches counts), or
+            None for the modules' own.
+        seed: of the streams, in [0, 2^64).
+        rename: from a name here to the name in the whole model, for pipeline stages whose layers
+            are numbered anew.
+
+    Returns:
+        For each tensor where its values came from.
+
+    Raises:
+        UninitializedError: tensors that nothing gives a value, with the class that owns them.
+        PlanError: a name or pattern that matches no tensor of the model.
+        ArgumentError: nothing is on meta.
+
+    Example:
+        >>> from fanin import draw
+        >>> with torch.device("meta"):
+        ...     model = nn.Sequential(nn.Linear(8, 4), nn.LayerNorm(4))
+        >>> print(materialize_(model, plan={"0.weight": draw.Normal(std=0.5)}))
+        0.weight  Normal(mean=0.0, std=0.5)
+        0.bias    Linear.reset_parameters
+        1.weight  LayerNorm.reset_parameters
+        1.bias    LayerNorm.reset_parameters
+    """
+    if not isinstance(model, nn.Module):
+        raise ArgumentTypeError(
+            "materialize_(model)", expected="an nn.Module", got=type(model).__name__
+        )
+    slots = _slots(model, rename or (lambda name: name))
+    if not slots and any(True for _ in _tensors(model)):
+        raise ArgumentError(
+            "materialize_(model)",
+            expected="a model with tensors on the meta device",
+            got="one whose tensors all have memory",
+            fix="use fanin.init_ to initialise it",
+        )
+    chosen = _chosen(plan, slots, model, rename or (lambda name: name))
+    try:
+        with torch.no_grad():
+            return Materialized(_fill(model, slots, chosen, torch.device(device), seed))
+    except BaseException:
+        for slot in slots:
+            slot.put(slot.meta)
+        raise
+
+
+def _tensors(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, torch.Tensor, bool]]:
+    """Every tensor in every place: its name, module, key, and whether it is a buffer."""
+    for path, module in model.named_modules():
+        for buffer, entries in ((False, module._parameters), (True, module._buffers)):
+            for key, tensor in entries.items():
+                if tensor is not None:
+                    name = canonical_name(f"{path}.{key}" if path else key)
+                    yield name, module, key, tensor, buffer
+
+
+def _slots(model: nn.Module, rename: Callable[[str], str]) -> list[Slot]:
+    """The tensors without memory, each once."""
+    found: dict[int, Slot] = {}
+    for name, module, key, tensor, buffer in _tensors(model):
+        if hasattr(tensor, "ds_shape"):
+            refuse_placeholder(f"materialize_({name})", tensor)
+        if isinstance(tensor, nn.parameter.UninitializedTensorMixin):
+            raise UninitializedError(
+                f"materialize_({name})",
+                expected="a tensor with a shape",
+                got=f"a lazy one of {type(module).__name__}",
+                fix="run one forward pass first",
+            )
+        if local(tensor).is_meta:
+            slot = found.setdefault(id(tensor), Slot(rename(name), [], tensor, buffer))
+            slot.places.append((module, key))
+            slot.names.append(rename(name))
+    return list(found.values())
+
+
+def _chosen(
+    plan: Source, slots: list[Slot], model: nn.Module, rename: Callable[[str], str]
+) -> dict[str, Values]:
+    """What the plan draws for each slot that it covers."""
+    known = {rename(name) for name, *_ in _tensors(model)}
+    if plan is None:
+        return {}
+    if isinstance(plan, Plan):
+        rules = {n: r.values for r in plan.rows for n in (r.path, *r.names) if r.values is not None}
+    elif isinstance(plan, Mapping):
+        rules = dict(plan)
+    else:
+        raise ArgumentTypeError(
+            "materialize_(plan)",
+            expected="a Plan, distributions by name, or None",
+            got=type(plan).__name__,
+        )
+    if isinstance(plan, Plan):
+        return {s.name: rules[n] for s in slots for n in reversed(s.names) if n in rules}
+    unmatched = [rule for rule in rules if not fnmatch.filter(known, rule)]
+    if unmatched:
+        raise PlanError(
+            f"materialize_(plan={{{unmatched[0]!r}: ...}})",
+            expected="a name or pattern of the model's tensors",
+            got=f"0 of {len(known)} tensors matched",
+            fix=near(unmatched[0], known),
+        )
+    chosen = {}
+    for slot in slots:
+        found = (r for r in rules if any(fnmatch.fnmatchcase(n, r) for n in slot.names))
+        rule = next(found, None)
+        if rule is not None:
+            chosen[slot.name] = rules[rule]
+    return chosen
+
+
+def _fill(
+    model: nn.Module,
+    slots: list[Slot],
+    chosen: dict[str, Values],
+    device: torch.device,
+    seed: int,
+) -> dict[str, str]:
+    """Allocate, fill, and see to it that nothing is left over."""
+    for slot in slots:
+        slot.put(_allocated(slot.meta, device))
+    sources: dict[str, str] = {}
+    rest = [slot for slot in slots if slot.name not in chosen]
+    for slot in rest:
+        _poison(slot.tensor)
+    _fill_by_modules(model, slots, rest, seed, sources)
+    drawn = [slot for slot in slots if slot.name in chosen]
+    with progress(sum(local(slot.tensor).numel() for slot in drawn)) as advance:
+        for slot in drawn:
+            write_(slot.tensor, chosen[slot.name], seed=seed, name=slot.name)
+            sources[slot.name] = f"{chosen[slot.name]}"
+            advance(local(slot.tensor).numel())
+    missing = [slot for slot in rest if slot.name not in sources]
+    if missing:
+        lines = [f"{slot.name} of {type(slot.places[0][0]).__name__}" for slot in missing]
+        raise UninitializedError(
+            "materialize_(model)",
+            expected="a value for every tensor",
+            got=f"none for {len(lines)}: {', '.join(lines)}",
+            fix="name them in the plan, or give their class a reset_parameters method",
+        )
+    return {slot.name: sources[slot.name] for slot in slots}
+
+
+def _allocated(meta: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Memory of the same kind as a meta tensor; a Parameter's attributes are kept."""
+    new = torch.empty_like(meta, device=device)
+    if isinstance(meta, nn.Parameter):
+        new = nn.Parameter(new, requires_grad=meta.requires_grad)
+    new.__dict__.update({k: v for k, v in vars(meta).items() if k not in vars(new)})
+    return new
+
+
+def _fill_by_modules(
+    model: nn.Module, slots: list[Slot], rest: list[Slot], seed: int, sources: dict[str, str]
+) -> None:
+    """What the modules themselves know, children before parents."""
+    owners: dict[int, list[tuple[str, Slot]]] = {}
+    for slot in rest:
+        for module, key in slot.places:
+            owners.setdefault(id(module), []).append((key, slot))
+    names = {slot.name: slot.tensor for slot in slots}
+    for path, module in reversed(list(model.named_modules())):
+        if id(module) not in owners:
+            continue
+        kind = type(module).__name__
+        if resetter(module) is not None:
+            reset(module, names, seed, canonical_name(path))
+            for _, slot in owners[id(module)]:
+                if not _poisoned(slot.tensor):
+                    sources[slot.name] = f"{kind}.{resetter(module).__name__}"  # type: ignore[union-attr]
+        open_ = [(key, slot) for key, slot in owners[id(module)] if slot.name not in sources]
+        values = rebuilt(module) if open_ else {}
+        for key, slot in open_:
+            if key in values:
+                _copy(slot.tensor, values[key])
+                sources[slot.name] = f"{kind}.__init__"
+
+
+def _copy(tensor: torch.Tensor, values: torch.Tensor) -> None:
+    """Put whole values where a rank holds its part of them."""
+    for region in regions(tensor):
+        local(tensor)[region.local].copy_(values[region.whole])
+
+
+def _poison(tensor: torch.Tensor) -> None:
+    """Fill memory with a pattern that no module writes: NaN, or a large odd integer."""
+    storage = local(tensor).untyped_storage()
+    if storage.nbytes():
+        storage.fill_(_pattern(tensor))
+
+
+def _pattern(tensor: torch.Tensor) -> int:
+    return 0xFF if tensor.is_floating_point() or tensor.is_complex() else 0x5A
+
+
+def _poisoned(tensor: torch.Tensor) -> bool:
+    """Whether any element still has the pattern."""
+    mine = local(tensor).detach()
+    for part in mine.contiguous().view(-1).split(2**22):
+        rows = part.view(torch.uint8).view(-1, mine.element_size())
+        if bool((rows == _pattern(tensor)).all(1).any()):
+            return True
+    return False
