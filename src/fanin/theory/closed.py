@@ -23,14 +23,30 @@ _ROUNDING = 8 * EPS
 
 
 class Raw(NamedTuple):
-    """E[f], E[f^2], Var[f], E[f'], E[f'^2] and q V'(q) = E[f^2 (z^2 - 1)]/2."""
+    """E[f], E[f^2], Var[f], E[f'], E[f'^2], E[f f''] and V'(q) = E[f'^2] + E[f f'']."""
 
     mean: Estimate
     second_moment: Estimate
     variance: Estimate
     derivative_mean: Estimate
     derivative_second_moment: Estimate
+    curvature: Estimate
     growth: Estimate
+
+    @classmethod
+    def summed(
+        cls,
+        mean: Estimate,
+        second_moment: Estimate,
+        variance: Estimate,
+        derivative_mean: Estimate,
+        derivative_second_moment: Estimate,
+        curvature: Estimate,
+    ) -> Raw:
+        """With V'(q) as the sum of its two parts."""
+        flow = derivative_second_moment
+        growth = Estimate(flow + curvature, flow.error + curvature.error + EPS * abs(curvature))
+        return cls(mean, second_moment, variance, derivative_mean, flow, curvature, growth)
 
 
 class Pieces(NamedTuple):
@@ -155,15 +171,32 @@ def _of_pieces(pieces: Pieces, mean: float, sigma: float) -> Raw:
         return Estimate(value, _ROUNDING * error)
 
     average = expect(in_z)
-    squares = [p * p for p in in_z]
-    return Raw(
+    bends = [p * p.deriv(2) / sigma**2 for p in in_z]
+    return Raw.summed(
         average,
-        expect(squares),
+        expect([p * p for p in in_z]),
         expect([(p - float(average)) ** 2 for p in in_z]),
         expect(slopes),
         expect([p * p for p in slopes]),
-        expect([p * Polynomial([-0.5, 0, 0.5]) for p in squares]),
+        _with_breaks(expect(bends), pieces, mean, sigma),
     )
+
+
+def _with_breaks(inside: Estimate, pieces: Pieces, mean: float, sigma: float) -> Estimate:
+    """E[f f''] with the breaks, from V'(q) = E[(f^2)'']/2: a kink of f^2 counts as a delta function
+    and a jump as its derivative."""
+    value, error = float(inside), inside.error
+    f = [Polynomial(p) for p in pieces.polynomials]
+    for left, right, x in zip(f[:-1], f[1:], pieces.breaks, strict=True):
+        z = (x - mean) / sigma
+        density = math.exp(-z * z / 2) / math.sqrt(2 * math.pi) / sigma
+        before, after = float(left(x)), float(right(x))
+        kinks = after * float(right.deriv()(x)), before * float(left.deriv()(x))
+        jump = (after**2 - before**2) / 2 * z / sigma
+        value += (kinks[0] - kinks[1] + jump) * density
+        rounding = 1 + abs(z) * (abs(z) + abs(mean) / sigma)
+        error += _ROUNDING * rounding * density * (sum(map(abs, kinks)) + abs(jump))
+    return Estimate(value, error)
 
 
 def _pair_of_rays(pieces: Pieces, c: float, q: float) -> Estimate | None:
@@ -210,13 +243,13 @@ def _of_wave(name: str, w: float, mean: float, sigma: float) -> Raw:
         return Estimate(value, _ROUNDING * (abs(value) + doubt * size))
 
     root = math.exp(-u / 2)
-    return Raw(
+    return Raw.summed(
         wave(root * sine, root),
         wave(gone_twice + decayed * sine**2, decayed * abs(sine)),
         wave(gone * (gone / 2 + a * cosine**2), gone * a * abs(cosine)),
         wave(w * root * cosine, abs(w) * root),
         wave(w * w * (gone_twice + decayed * cosine**2), w * w * decayed * abs(cosine)),
-        wave(u * decayed * (cosine - sine) * (cosine + sine), u * decayed),
+        wave(-w * w * (gone_twice + decayed * sine**2), w * w * decayed * abs(sine)),
     )
 
 
@@ -242,19 +275,19 @@ def _of_exponential(mean: float, sigma: float) -> Raw | None:
         return None
     first, second = _exponential(1.0, mean + q / 2), _exponential(1.0, 2 * mean + 2 * q)
     variance = _exponential(-math.expm1(-q), 2 * mean + 2 * q)
-    growth = _exponential(2 * q, 2 * mean + 2 * q)
-    return Raw(first, second, variance, first, second, growth)
+    return Raw.summed(first, second, variance, first, second, second)
 
 
 def _of_erf(sigma: float) -> Raw:
     """E[erf^2] = (2/pi) asin(2q/(1 + 2q)) at mean 0, with the arc sine as an arc tangent."""
     q = sigma**2
     second = _rounded(2 / math.pi * math.atan2(2 * q, math.sqrt(1 + 4 * q)))
-    return Raw(
+    slope_second = 4 / (math.pi * math.sqrt(1 + 4 * q))
+    return Raw.summed(
         Estimate(0.0),
         second,
         second,
         _rounded(2 / math.sqrt(math.pi * (1 + 2 * q))),
-        _rounded(4 / (math.pi * math.sqrt(1 + 4 * q))),
-        _rounded(4 * q / (math.pi * (1 + 2 * q) * math.sqrt(1 + 4 * q))),
+        _rounded(slope_second),
+        _rounded(-2 * q / (1 + 2 * q) * slope_second),
     )

@@ -60,6 +60,7 @@ class Moments:
         derivative_mean: E[f'], with f' almost everywhere: jumps do not count.
         derivative_second_moment: E[f'^2], with f' almost everywhere.
         growth: V'(q), or None at q = 0 where it does not exist.
+        bend: E[f f''], or None where V'(q) does not exist.
     """
 
     input_mean: float
@@ -69,6 +70,7 @@ class Moments:
     variance: Estimate
     derivative_mean: Estimate
     derivative_second_moment: Estimate
+    bend: Estimate | None
     growth: Estimate | None
 
     @property
@@ -78,8 +80,7 @@ class Moments:
         Raises:
             DivergentError: q = 0 at a kink or jump where f is not zero.
         """
-        growth, flow = self._growth(), self.derivative_second_moment
-        return Estimate(growth - flow, growth.error + flow.error, growth.how)
+        return self._existing(self.bend)
 
     @property
     def slope(self) -> Estimate:
@@ -88,7 +89,7 @@ class Moments:
         Raises:
             DivergentError: E[f^2] = 0.
         """
-        growth, second = self._growth(), self.second_moment
+        growth, second = self._existing(self.growth), self.second_moment
         if float(second) == 0:
             if self.input_variance == 0 and growth > 0:
                 return Estimate(1.0)
@@ -102,15 +103,15 @@ class Moments:
         error = self.input_variance * growth.error / second + abs(value) * second.error / second
         return Estimate(value, error + 4 * EPS * abs(value), growth.how)
 
-    def _growth(self) -> Estimate:
-        if self.growth is None:
+    def _existing(self, value: Estimate | None) -> Estimate:
+        if value is None:
             raise DivergentError(
                 f"d E[f^2] / d variance at mean {self.input_mean:g}, variance 0",
                 expected="a smooth point of f, or a kink with f = 0",
                 got="a kink or jump",
                 fix="use a positive variance",
             )
-        return self.growth
+        return value
 
 
 def expectation(f: Function, mean: float = 0.0, variance: float = 1.0) -> Estimate:
@@ -291,10 +292,7 @@ def _exact(value: float) -> Estimate:
 def _moments(f: Activation, mean: float, sigma: float) -> Moments:
     if sigma == 0:
         return _at_a_point(f, mean)
-    raw = _closed(f, mean, sigma) or _by_quadrature(f, mean, sigma)
-    q = sigma**2
-    growth = Estimate(raw.growth / q, raw.growth.error / q, raw.growth.how)
-    return Moments(mean, q, *raw[:-1], growth)
+    return Moments(mean, sigma**2, *(_closed(f, mean, sigma) or _by_quadrature(f, mean, sigma)))
 
 
 def _closed(f: Activation, mean: float, sigma: float) -> Raw | None:
@@ -302,8 +300,8 @@ def _closed(f: Activation, mean: float, sigma: float) -> Raw | None:
     raw = closed.moments(f.form, f.parameters, mean, sigma) if f.form else None
     if raw is None:
         return None
-    size, flow = math.sqrt(raw.second_moment), math.sqrt(raw.derivative_second_moment)
-    scales = (size, 0.0, 0.0, flow, 0.0, float(raw.second_moment))
+    size, flow = (math.sqrt(abs(x)) for x in (raw.second_moment, raw.derivative_second_moment))
+    scales = (size, 0.0, 0.0, flow, 0.0, flow**2, 0.0)
     for value, scale in zip(raw, scales, strict=True):
         if not value.error <= max(_SHARP * abs(value), _SHARP_ZERO * scale):
             return None
@@ -326,12 +324,16 @@ def _by_quadrature(f: Activation, mean: float, sigma: float) -> Raw:
     if not f.has_jumps:  # by parts, q V'(q) = sigma E[z f f']
         by_parts = grid.inner(grid.f, grid.slope, weight=sigma * grid.z, doubt=doubt * grid.f)
         growth = min(growth, by_parts, key=lambda estimate: estimate.error)
+    q = sigma**2
+    growth = Estimate(growth / q, growth.error / q, growth.how)
+    flow = grid.inner(grid.slope, grid.slope, doubt=2 * grid.slope * doubt)
     return Raw(
         average,
         grid.inner(grid.f, grid.f),
         grid.inner(centred, centred, doubt=lost),
         grid.inner(grid.slope, doubt=doubt),
-        grid.inner(grid.slope, grid.slope, doubt=2 * grid.slope * doubt),
+        flow,
+        Estimate(growth - flow, growth.error + flow.error, growth.how),
         growth,
     )
 
@@ -345,13 +347,15 @@ def _at_a_point(f: Activation, m: float) -> Moments:
         slopes = np.full(2, float(f.derivative(m)))
     flow = float(np.mean(slopes**2))
     growth: Estimate | None = _exact(flow)
+    bend: Estimate | None = Estimate(0.0)
     if broken and value != 0:
-        growth = None
+        growth = bend = None
     elif not broken:
         h = 1e-3
         steps = f.derivative(m + h * np.array([-2.0, -1.0, 1.0, 2.0]))
-        bend = float(steps @ [1.0, -8.0, 8.0, -1.0]) / (12 * h)
-        growth = Estimate(flow + value * bend, abs(value) * 1e-8 * (1 + abs(bend)) + 8 * EPS * flow)
+        second = float(steps @ [1.0, -8.0, 8.0, -1.0]) / (12 * h)
+        bend = Estimate(value * second, abs(value) * 1e-8 * (1 + abs(second)), "differences")
+        growth = Estimate(flow + bend, bend.error + 8 * EPS * flow, bend.how)
     return Moments(
         m,
         0.0,
@@ -360,5 +364,6 @@ def _at_a_point(f: Activation, m: float) -> Moments:
         Estimate(0.0),
         _exact(float(np.mean(slopes))),
         _exact(flow),
+        bend,
         growth,
     )
