@@ -213,11 +213,11 @@ class Flow:
         return (self.ancestors[end] & ~self.ancestors[start] & self._matrix_bits).bit_count()
 
     def _straight(self, start: int, end: int) -> int | None:
-        """The number of matrices on a way without forks or gates; None if it is no such way."""
+        """The number of matrices on a way without forks, gates or learned scales; None if not."""
         count = 0
         while end != start:
             node = self.graph.producer(end)
-            if node is None or not self.ancestors[end] >> start & 1:
+            if node is None or not self.ancestors[end] >> start & 1 or node.index in self._scales:
                 return None
             count += end in self.matrices
             operands = [self.norms[end]] if end in self.norms else self.data(node)

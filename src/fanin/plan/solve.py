@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from fanin import draw
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     Inputs = Mapping[str, NDArray[Any] | Spec]
 
 _PLACEHOLDER = Given(variance=1.0)
+_ZERO_START = "all zero: the model's own zero start"
 
 
 def solve(
@@ -39,6 +41,7 @@ def solve(
     inputs: Inputs | None = None,
     keep: Mapping[str, str] | None = None,
     constants: Mapping[str, float] | None = None,
+    values: Mapping[str, NDArray[Any]] | None = None,
 ) -> Plan:
     """Decide what each parameter of a traced network gets.
 
@@ -49,6 +52,7 @@ def solve(
         inputs: arrays or specs by input name, as for `fanin.signal.propagate`.
         keep: tensors to leave alone, and why.
         constants: tensors that hold one number now, and that number.
+        values: what tensors hold now; read for those that are left alone.
 
     Returns:
         The plan; every parameter and buffer has a row.
@@ -72,7 +76,7 @@ def solve(
     scene = _scene(graph, constants or {})
     chosen = method(rule, [n for w in scene.weights.values() for n in w.names])
     stretches = chosen.prepare(scene)
-    solver = _Solver(scene, chosen, dict(keep or {}))
+    solver = _Solver(scene, chosen, dict(keep or {}), values or {})
     if chosen.needs_signal:
         solver.sweep(inputs or {})
     rows = tuple(solver.rows())
@@ -111,6 +115,7 @@ class _Solver:
     scene: Scene
     method: Method
     keep: dict[str, str]
+    values: Mapping[str, NDArray[Any]]
 
     def __post_init__(self) -> None:
         self.choices: dict[str, Choice] = {}
@@ -131,11 +136,20 @@ class _Solver:
         if weight.role == "bias" and (following := self._bias(weight)) is not None:
             return following
         answer = self.method.choose(weight, self.scene)
+        if answer is not None and weight.path in self._of_fixed_scale:
+            answer = _at_fixed_scale(answer)
         if answer is not None:
             asked = answer.rule in ("given", LEFT_ALONE)
             present = None if asked else self._present(weight)
             return answer if present is None else Choice(LEFT_ALONE, present)
         return self._otherwise(weight)
+
+    @cached_property
+    def _of_fixed_scale(self) -> frozenset[str]:
+        """Weights whose parametrization sets their scale."""
+        fixing = ("SpectralNorm", "_SpectralNorm", "_Orthogonal")
+        computed = self.scene.graph.parametrizations
+        return frozenset(p.name for p in computed if set(p.how) & set(fixing))
 
     def _kept(self, weight: Weight) -> str | None:
         """Why a tensor is not to be touched, whatever the rule."""
@@ -152,7 +166,7 @@ class _Solver:
         if value is None:
             return None
         if weight.is_matrix or weight.role in ("embedding", "position", "logit bias"):
-            return "all zero: the model's own zero start" if value == 0.0 else None
+            return _ZERO_START if value == 0.0 else None
         usual = 1.0 if weight.role == "norm scale" else 0.0
         if weight.role in ("norm scale", "norm shift", "bias") and value != usual:
             return f"the model set it to {value:g}"
@@ -164,6 +178,8 @@ class _Solver:
         if weight.use.weight is None:
             return None
         parent = self.choice(weight.use.weight)
+        if parent.reason == _ZERO_START:
+            return Choice(LEFT_ALONE, f"with {weight.use.weight}")
         if parent.plain_bias or parent.values is None:
             return None
         std = parent.bias_std
@@ -238,9 +254,18 @@ class _Solver:
         """The state of an input, a constant, a buffer, or a parameter before it is decided."""
         graph = self.scene.graph
         value = graph.values[index]
-        open_statement = value.kind in ("parameter", "buffer") and value.data is None
-        statements = {value.name: _PLACEHOLDER} if open_statement else {}
-        return sweep._leaf(graph, value, statements, inputs)
+        if value.kind not in ("parameter", "buffer") or value.data is not None:
+            return sweep._leaf(graph, value, {}, inputs)
+        known = self._held(value.name)
+        statement = _PLACEHOLDER if known is None else known
+        return sweep._leaf(graph, value, {value.name: statement}, inputs)
+
+    def _held(self, name: str) -> NDArray[Any] | None:
+        """What a tensor that is left alone holds, if it is in memory."""
+        weight = self.scene.weights.get(name)
+        if weight is not None and (weight.is_matrix or self.choice(weight.path).values is not None):
+            return None
+        return self.values.get(name)
 
     def _state(self, path: str, index: int) -> State:
         """The state of a parameter as an operation reads it, from its choice."""
@@ -255,6 +280,8 @@ class _Solver:
             given = Given(mean, std * std, structure if std else "constant")
         elif constant is not None:
             given = Given(constant, 0.0, "constant")
+        elif (held := self.values.get(path)) is not None and held.shape == value.shape:
+            return sweep._leaf(self.scene.graph, value, {value.name: held}, {})
         else:
             given = _unknown(weight)
         origin = self.scene.graph.origin(index).index
@@ -335,6 +362,14 @@ class _Solver:
         assert weight.use.weight is not None
         fans = self.scene.weights[weight.use.weight].fans
         return Centre(weight.use.weight, choice.centre, fans.axes, fans.groups, fans.shared_by)
+
+
+def _at_fixed_scale(answer: Choice) -> Choice:
+    """What a weight can be whose largest singular value is held at 1: all of them at 1."""
+    if answer.rule == "given":
+        return replace(answer, reason=f"{answer.reason}; its parametrization sets the scale")
+    reason = "its parametrization holds the largest singular value at 1; here all are"
+    return Choice("orthogonal", reason, draw.Orthogonal(1.0))
 
 
 def _unknown(weight: Weight) -> Given:

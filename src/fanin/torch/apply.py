@@ -18,7 +18,7 @@ from fanin.signal.graph import Graph
 from fanin.signal.spec import Spec
 from fanin.torch.fans import row_sums_by
 from fanin.torch.modules import is_lazy, named_tensors, original
-from fanin.torch.present import constants, kept, present
+from fanin.torch.present import Held, constants, kept, present
 from fanin.torch.slots import fixes_scale, refuse, writable
 from fanin.torch.trace import Inputs, trace
 from fanin.torch.write import write_
@@ -101,7 +101,9 @@ def _planned(model: nn.Module, inputs: Inputs, rule: object, keep: Mapping[str, 
     """Trace and solve."""
     graph = trace(model, inputs)
     given = _given(graph, inputs)
-    return solve(graph, rule, inputs=given, keep=keep, constants=constants(model))
+    return solve(
+        graph, rule, inputs=given, keep=keep, constants=constants(model), values=Held(model)
+    )
 
 
 def _given(graph: Graph, inputs: Inputs) -> dict[str, Any]:
@@ -188,15 +190,8 @@ def _write(model: nn.Module, row: Row, seed: int) -> None:
     """Draw one row into its tensor."""
     owner, name = _owner(model, row.path)
     with writable(owner, name, scale_fixed=fixes_scale(owner, name)) as tensor:
-        if isinstance(row.values, Stack):
-            start = 0
-            for i, (rows, values) in enumerate(row.values.blocks):
-                part = tensor[start : start + rows]
-                write_(part, values, seed=seed, name=f"{row.path}[{i}]")
-                start += rows
-        else:
-            assert row.values is not None
-            write_(tensor, row.values, seed=seed, name=row.path)
+        assert row.values is not None
+        write_(tensor, row.values, seed=seed, name=row.path)
         if row.centre is not None:
             weight = _tensor(model, row.centre.weight)
             sums = row_sums_by(

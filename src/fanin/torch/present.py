@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import nn
 
 from fanin.errors import ArgumentError
 from fanin.plan.names import near
-from fanin.torch.modules import named_tensors
+from fanin.torch.modules import is_lazy, named_tensors
 from fanin.torch.slots import unwritable
 
 _FLAGS = {
@@ -18,6 +19,7 @@ _FLAGS = {
     "_is_hf_initialized": "marked _is_hf_initialized: loaded from a checkpoint",
 }
 _GLANCE = 64  # elements that are compared before a whole tensor is
+_READABLE = 1 << 22  # elements of a tensor whose values enter the sweep
 
 
 def kept(model: nn.Module) -> dict[str, str]:
@@ -39,6 +41,26 @@ def constants(model: nn.Module) -> dict[str, float]:
         if named.kind == "parameter" and (value := _constant(named.tensor)) is not None:
             found[named.names[0]] = value
     return found
+
+
+class Held(Mapping[str, Any]):
+    """What the parameters and buffers of a model hold, as float64 arrays made when asked for."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._tensors = {n: t.tensor for t in named_tensors(model) for n in t.names}
+
+    def __getitem__(self, name: str) -> Any:
+        tensor = self._tensors[name]
+        readable = type(tensor) in (torch.Tensor, nn.Parameter, nn.Buffer) and not tensor.is_meta
+        if is_lazy(tensor) or not readable or not 0 < tensor.numel() <= _READABLE:
+            raise KeyError(name)
+        return tensor.detach().double().cpu().numpy()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
 
 
 def present(model: nn.Module, only_missing: bool | Iterable[str]) -> dict[str, str]:
@@ -91,7 +113,7 @@ def _untouchable(tensor: torch.Tensor) -> str | None:
 def _constant(tensor: torch.Tensor) -> float | None:
     """The one number that a tensor holds, or None."""
     plain = type(tensor) in (torch.Tensor, nn.Parameter) and unwritable(tensor) is None
-    if not plain:
+    if not plain or (tensor.numel() == 1 and float(tensor.detach().item()) not in (0.0, 1.0)):
         return None
     flat = tensor.detach().reshape(-1) if tensor.is_contiguous() else tensor.detach()
     first = flat.reshape(-1)[:1]
