@@ -192,7 +192,7 @@ def _stated(parameter: Parameter, value: Value, statement: Statement) -> State:
             got=f"shape {array.shape}",
         )
     roots = frozenset({value.index})
-    data = array if parameter.kind == "buffer" else None
+    data = np.asarray(statement) if parameter.kind == "buffer" else None
     return State(Table.measured(array), CLOSED, value.index, roots=roots, data=data)
 
 
@@ -202,6 +202,8 @@ def _stated(parameter: Parameter, value: Value, statement: Statement) -> State:
 def _through(graph: Graph, node: Node, states: dict[int, State]) -> list[State]:
     """The states of a node's outputs."""
     call = Call(node, graph, states)
+    if _empty(call):
+        return [State(Table.iid(v.shape, 0.0, 0.0), CLOSED, v.index) for v in graph.results(node)]
     known = _computed(call)
     if known is not None:
         return known
@@ -213,6 +215,12 @@ def _through(graph: Graph, node: Node, states: dict[int, State]) -> list[State]:
         for i in range(len(made), len(node.outputs))
     ]
     return made
+
+
+def _empty(call: Call) -> bool:
+    """Whether an operand or the result has no elements: an expert without tokens."""
+    values = [*call.graph.operands(call.node), *call.graph.results(call.node)]
+    return any(v.size == 0 for v in values) and call.node.name not in ("cat", "concat")
 
 
 def forward_rule(node: Node) -> Forward | None:
@@ -241,7 +249,10 @@ def _computed(call: Call) -> list[State] | None:
     arrays = [np.asarray(s.data) for s in states]
     with np.errstate(all="ignore"):
         results = call.node.kernel(*arrays)
-    return [_known(r, v) for r, v in zip(results, values, strict=True)]
+    return [
+        _known(np.asarray(r).astype(v.dtype) if not v.floating else r, v)
+        for r, v in zip(results, values, strict=True)
+    ]
 
 
 # --- backward ------------------------------------------------------------------------------------
@@ -273,7 +284,7 @@ def backward(signal: Signal, cotangents: Mapping[int, Table | float] | None = No
         for index, parts in zip(node.outputs, arriving, strict=True):
             if parts:
                 gradients[index] = total(parts)
-        if not any(arriving) or not node.inputs:
+        if not any(arriving) or not node.inputs or _empty(Call(node, graph, signal.states)):
             continue
         for index, term in _sent_back(Call(node, graph, signal.states), arriving, gradients):
             if _wanted(graph.values[index]):

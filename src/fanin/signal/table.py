@@ -325,7 +325,8 @@ class Table:
                     axis, k = axis + 1, k + 1
             else:
                 axis += len(mine)
-        return Table(tuple(tuple(d) for d in dims), mean, pairs)
+        laid = [tuple(mine or wanted) for mine, wanted in zip(own, dims, strict=True)]
+        return Table(tuple(laid), mean, pairs)
 
     # --- arithmetic --------------------------------------------------------------------------
 

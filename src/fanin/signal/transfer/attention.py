@@ -21,6 +21,7 @@ from fanin.signal.transfer.call import (
 )
 from fanin.signal.transfer.causal import averaged
 from fanin.signal.transfer.linear import matmul, transposed
+from fanin.signal.transfer.pointwise import HIDDEN
 
 
 @lru_cache(maxsize=256)
@@ -64,6 +65,7 @@ def overlap(base: np.ndarray, sharp: np.ndarray, shared: float, own: float) -> n
     """
     if own <= 0:
         return base
+    own = min(own, 100.0)
     part = np.expm1(np.clip(shared, -own, own)) / np.expm1(own)
     return np.maximum(base + (sharp - base) * part, 0.0)
 
@@ -85,15 +87,20 @@ class Rows:
         self.k = len(self.table.factors)
         pairs = self.table.pairs.reshape((2,) * self.k)
         queries = 1 if self.query is None else self.table.shape[self.query]
-        self.keep = _rows(logits.allowed, self.keys, queries)
-        self.counts = self.keep.sum(1).astype(int)
+        self.masks, self.shares = _masks(logits.allowed, self.keys, queries)
+        self.counts = self.masks.sum(2).astype(int)
         # covariances within the keys of a row: what all keys share does not matter
         self.within = pairs.take(0, self.j) - pairs.take(1, self.j)
         self.own = max(float(self.within[(0,) * (self.k - 1)]), 0.0)
 
     def moment(self, power: int) -> np.ndarray:
         """E[sum_j a_j^power] of each row."""
-        return np.array([concentration(self.own, int(n), power) if n else 0.0 for n in self.counts])
+        own = {n: concentration(self.own, int(n), power) for n in np.unique(self.counts)}
+        return self.mean(np.vectorize(lambda n: own[n] if n else 0.0)(self.counts))
+
+    def mean(self, by_mask: np.ndarray) -> np.ndarray:
+        """The average over the masks of what each row has."""
+        return np.asarray(self.shares @ by_mask)
 
     def laid(self, x: np.ndarray) -> np.ndarray:
         """Numbers of the rows as a profile of the table."""
@@ -107,10 +114,10 @@ class Rows:
 def softmaxed(logits: State, dim: int, token: object) -> State:
     """The state of softmax(logits) along a dimension, masked entries having weight zero."""
     rows = Rows(logits, dim)
-    keys, counts, k, j = rows.keys, rows.counts, rows.k, rows.j
-    sharp, total = rows.moment(2), (counts > 0).astype(float)
-    alone = total / np.maximum(counts, 1)
-    between, both = _between(rows.keep, counts)
+    keys, k, j = rows.keys, rows.k, rows.j
+    sharp, total = rows.moment(2), rows.mean(rows.counts > 0)
+    alone = rows.mean((rows.counts > 0) / np.maximum(rows.counts, 1))
+    between, both = (rows.mean(np.stack(x)) for x in zip(*map(_between, rows.masks), strict=True))
     i = rows.table.axes((rows.query,))[0] if rows.query is not None else None
     out = np.zeros((2,) * k + rows.laid(total).shape)
     for mask in np.ndindex(*(2,) * (k - 1)):
@@ -129,14 +136,14 @@ def softmaxed(logits: State, dim: int, token: object) -> State:
     result = Table(rows.table.dims, rows.laid(total / keys), out)._compact()
     if keys == 1:
         result = result.gather(rows.dim, np.array([0]))
-    prefix = rows.query is not None and _is_causal(rows.keep)
+    prefix = rows.query is not None and _is_causal(rows.masks)
     return State(result, QUADRATURE, token, nonnegative=True, roots=logits.roots, causal=prefix)
 
 
-def _is_causal(keep: np.ndarray) -> bool:
+def _is_causal(masks: np.ndarray) -> bool:
     """Whether each position sees itself and what came before."""
-    square = keep.shape[0] == keep.shape[1]
-    return square and np.array_equal(keep, np.tril(np.ones(keep.shape, dtype=bool)))
+    square = len(masks) == 1 and masks.shape[1] == masks.shape[2]
+    return square and np.array_equal(masks[0], np.tril(np.ones(masks[0].shape, dtype=bool)))
 
 
 def _query(mask: Mask | None, dim: int, ndim: int) -> int | None:
@@ -146,20 +153,19 @@ def _query(mask: Mask | None, dim: int, ndim: int) -> int | None:
     return ndim - 2
 
 
-def _rows(mask: Mask | None, keys: int, queries: int) -> np.ndarray:
-    """Which keys each query sees, [queries, keys]; masks of several samples are averaged by row."""
+def _masks(mask: Mask | None, keys: int, queries: int) -> tuple[np.ndarray, np.ndarray]:
+    """The different masks [mask, query, key] of samples, heads and windows, and their shares."""
     if mask is None:
-        return np.ones((1, keys), dtype=bool)
-    keep = mask.keep
-    keep = np.broadcast_to(keep, (*keep.shape[:-1], keys))
-    if keep.ndim == 1:
-        return keep[None]
-    lead = keep.reshape(-1, *keep.shape[-2:])
-    return np.asarray(np.broadcast_to(lead[0], (queries, keys)))
+        return np.ones((1, queries, keys), dtype=bool), np.ones(1)
+    keep = np.atleast_2d(mask.keep)
+    keep = np.broadcast_to(keep, (*keep.shape[:-2], queries, keys)).reshape(-1, queries * keys)
+    found, counts = np.unique(keep, axis=0, return_counts=True)
+    return found.reshape(-1, queries, keys), counts / counts.sum()
 
 
-def _between(keep: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _between(keep: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """For each row beside another, with equal logits: E[sum_j a_j a'_j], and P(both see keys)."""
+    counts = keep.sum(1)
     n, seen = len(counts), (counts > 0).astype(float)
     alone = keep / np.maximum(counts, 1)[:, None]
     if n < 2:
@@ -239,9 +245,11 @@ def _mask(call: Call, queries: int, keys: int) -> Mask | None:
     if call.node.get("is_causal"):
         return Mask(np.tril(np.ones((queries, keys), dtype=bool)), -np.inf)
     given = call["attn_mask"] if "attn_mask" in call.node.args else call["attn_bias"]
+    if isinstance(given, State) and given.allowed is not None:
+        return given.allowed
     if isinstance(given, State) and given.data is not None:
         data = given.data
-        return Mask(data if data.dtype == bool else data > -1e9, -np.inf)
+        return Mask(data if data.dtype == bool else data > HIDDEN, -np.inf)
     return None
 
 
@@ -268,7 +276,7 @@ def _log_sum(call: Call, position: int, shape: Sequence[int], keys: int) -> Stat
     q, k, _, _, _, scale = _parts(call)
     variance = q.second_moment * k.second_moment * q.shape[-1] * scale**2
     mask = _mask(call, q.shape[-2], keys)
-    counts = _rows(mask, keys, q.shape[-2]).sum(1)
+    counts = _masks(mask, keys, q.shape[-2])[0].sum(2)
     levels = np.log(np.maximum(counts, 1)) + variance / 2
     second = float((levels**2).mean())
     return State(
@@ -287,6 +295,9 @@ def _attention_back(call: Call, grads: Sequence[Table | None]) -> Gradients:
     yield call.index("query"), reduced_to(matmul(to_logits, k.table), q.shape)
     yield call.index("key"), _ungrouped(matmul(transposed(to_logits), q.table), call["key"].shape)
     yield call.index("value"), _ungrouped(matmul(transposed(weights.table), g), call["value"].shape)
+    bias = "attn_mask" if "attn_mask" in call.node.args else "attn_bias"
+    if isinstance(call[bias], State) and call[bias].data is None:
+        yield call.index(bias), reduced_to(to_logits * (1 / scale), call[bias].shape)
 
 
 def _ungrouped(g: Table, shape: tuple[int, ...]) -> Table:

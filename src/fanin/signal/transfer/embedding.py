@@ -7,8 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from fanin.signal.state import ASSUMED, CLOSED, State
-from fanin.signal.table import Table
+from fanin.signal.table import Table, product
 from fanin.signal.transfer.call import Call, Gradients, backward, forward
+from fanin.signal.transfer.causal import matmul, transposed
+from fanin.signal.transfer.linear import contracted
 
 
 def coincidence(index: np.ndarray) -> np.ndarray:
@@ -105,3 +107,41 @@ def _embedding_back(call: Call, grads: Sequence[Table | None]) -> Gradients:
         uses = float(np.prod(indices.shape)) / weight.shape[0]
         found = Table.iid(weight.shape, 0.0, g.second_moment * uses)
     yield call.index("weight"), found
+
+
+# --- experts: each token multiplies the matrix of its own group -------------------------------------
+
+
+def _experts(call: Call, tokens: int, groups: int) -> np.ndarray:
+    """The expert of each token, from the offsets where groups end; equal groups if not known."""
+    offsets = call["offs"]
+    ends = offsets.data if isinstance(offsets, State) else None
+    if ends is None or int(np.max(ends, initial=0)) != tokens:
+        return np.arange(tokens) * groups // max(tokens, 1)
+    return np.searchsorted(np.asarray(ends), np.arange(tokens), side="right")
+
+
+@forward("_grouped_mm")
+def _grouped(call: Call) -> State:
+    x, w = call["self"], call["mat2"]
+    if len(x.shape) == len(w.shape):
+        return contracted(call, matmul(x.table, w.table), x.shape[-1], (x, w))
+    chosen = looked_up(w.table, _experts(call, x.shape[0], w.shape[0]))
+    table = matmul(x.table.unsqueeze(1), chosen).squeeze(1)
+    return contracted(call, table, x.shape[-1], (x, w))
+
+
+@backward("_grouped_mm")
+def _grouped_back(call: Call, grads: Sequence[Table | None]) -> Gradients:
+    (g,) = grads
+    assert g is not None
+    x, w = call["self"], call["mat2"]
+    if len(x.shape) == len(w.shape):
+        yield call.index("self"), matmul(g, transposed(w.table))
+        yield call.index("mat2"), matmul(transposed(x.table), g)
+        return
+    index = _experts(call, x.shape[0], w.shape[0])
+    chosen = looked_up(w.table, index)
+    yield call.index("self"), matmul(g.unsqueeze(1), transposed(chosen)).squeeze(1)
+    outer = product(x.table.unsqueeze(2), g.unsqueeze(1))
+    yield call.index("mat2"), looked_up_back(outer, index, w.shape)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -33,7 +32,7 @@ from fanin.signal.transfer.call import (
 if TYPE_CHECKING:
     from fanin.signal.state import Function
 
-_HIDDEN = -1e9  # an added number below this hides an entry from a softmax
+HIDDEN = -30.0  # an added number below this hides an entry from a softmax
 
 
 @dataclass(frozen=True)
@@ -49,22 +48,18 @@ class Affine:
 
 def affine(state: State, scale: float, shift: float, token: object) -> State:
     """The state of scale x + shift: moments exact, and the Gaussian behind it kept."""
-    table = state.table * scale + shift
-    inner = state.function
+    latent, inner, source, exact = law(state)
     if inner is None or isinstance(inner, Affine):
         first = inner or Affine(1.0, 0.0)
-        function: Callable[[np.ndarray], np.ndarray] = Affine(
-            scale * first.scale, scale * first.shift + shift
-        )
+        function: Function = Affine(scale * first.scale, scale * first.shift + shift)
     else:
 
         def function(z: np.ndarray) -> np.ndarray:
             return scale * inner(z) + shift
 
-    latent = state.latent if inner else state.table
     return replace(
-        state, table=table, how=CLOSED, token=token, latent=latent, function=function,
-        source=state.source if inner else state.token, data=None, allowed=None,
+        state, table=state.table * scale + shift, how=CLOSED, token=token, latent=latent,
+        function=function, source=source, gaussian=exact, data=None, allowed=None,
         nonnegative=state.nonnegative and scale >= 0 and shift >= 0,
     )  # fmt: skip
 
@@ -114,7 +109,16 @@ def _run(call: Call, arrays: Sequence[np.ndarray]) -> np.ndarray:
     """The node's operation on arrays."""
     assert call.node.kernel is not None
     with np.errstate(all="ignore"):
-        return np.asarray(call.node.kernel(*arrays)[0], dtype=np.float64)
+        return np.asarray(call.node.kernel(*_typed(call, arrays))[0], dtype=np.float64)
+
+
+def _typed(call: Call, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Draws of integer and boolean operands as integers and booleans."""
+    values = [call.graph.values[i] for i in call.node.inputs]
+    return [
+        a if v.floating else a > 0.5 if v.dtype == "bool" else np.rint(a).astype(v.dtype)
+        for a, v in zip(arrays, values, strict=True)
+    ]
 
 
 def _computed(call: Call, numbers: dict[int, float | None], shape: Sequence[int]) -> Table:
@@ -180,26 +184,20 @@ def _operands(
 
 def _masked(call: Call) -> State | None:
     """Logits with a mask added or filled in: the moments stay those of the seen entries."""
-    name = call.node.name
     first, second = call.operands
-    if name == "add":
+    if call.node.name == "add":
         for logits, mask in ((first, second), (second, first)):
-            if (
-                mask.data is not None
-                and logits.data is None
-                and np.min(mask.data, initial=0) < _HIDDEN
-            ):
-                keep = mask.data > _HIDDEN
-                seen = mask.data[keep]
-                if keep.any() and np.ptp(seen) > 0:
-                    return None
-                shift = float(seen[0]) if keep.any() else 0.0
-                state = affine(broadcast(logits, call.shape), 1.0, shift, call.token())
-                return replace(state, allowed=Mask(keep, float(mask.data.min())))
-    if name == "masked_fill" and second.data is not None:
+            data = mask.data
+            if data is None or logits.data is not None or np.min(data, initial=0) > HIDDEN:
+                continue
+            keep = data > HIDDEN
+            seen = Table.measured(np.where(keep, data, data[keep].mean() if keep.any() else 0.0))
+            state = State(add(logits.table, seen), CLOSED, call.token(), roots=logits.roots)
+            return replace(state, gaussian=logits.gaussian, allowed=Mask(keep, float(data.min())))
+    if call.node.name == "masked_fill" and second.data is not None:
         fill = call["value"]
         fill = fill.value if isinstance(fill, State) else float(fill)
-        if fill is not None and fill < _HIDDEN:
+        if fill is not None and fill < HIDDEN:
             state = replace(broadcast(first, call.shape), token=call.token())
             return replace(state, allowed=Mask(~second.data.astype(bool), fill))
     return None
@@ -437,7 +435,7 @@ def _derivative(call: Call, arrays: Sequence[np.ndarray], place: int) -> np.ndar
     assert call.node.kernel is not None
     shape = np.broadcast_shapes(*(np.shape(a) for a in arrays))
     whole = [np.broadcast_to(a, shape) for a in arrays]
-    found = call.node.kernel.vjp(whole, [np.ones(shape)])[place]
+    found = call.node.kernel.vjp(_typed(call, whole), [np.ones(shape)])[place]
     return np.zeros(shape) if found is None else np.nan_to_num(found)
 
 
