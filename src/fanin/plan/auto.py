@@ -141,8 +141,10 @@ class Auto:
     def choose(self, weight: Weight, scene: Scene) -> Choice | None:
         """The choice for a weight, from what it reads."""
         if weight.role == "recurrent":
-            reads = scene.reads(weight)
-            return recurrent(weight, reads.second_moment, f"E[x^2] = {reads.second_moment:.4g}")
+            if weight.use is None or weight.use.data is None:
+                return recurrent(weight, 1.0, "the layer below, of unit size at most")
+            second = scene.reads(weight).second_moment
+            return recurrent(weight, second or 1.0, f"an input of E[x^2] = {second:.4g}")
         if weight.role in ("embedding", "position", "logit bias"):
             return table(weight, scene)
         if weight.tied:

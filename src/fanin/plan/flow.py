@@ -7,7 +7,7 @@ operation each.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -24,7 +24,9 @@ _LABELLED = 1 << 24  # elements of an output whose channels are followed through
 
 Part = Literal["query", "key", "value"]
 _PARTS: tuple[Part, ...] = ("query", "key", "value")
-Before = Literal["input", "weight", "norm", "sum", "product", "attention", "table", "other"]
+Before = Literal[
+    "input", "weight", "recurrent", "norm", "sum", "product", "attention", "table", "other"
+]
 
 
 @dataclass(frozen=True)
@@ -157,17 +159,19 @@ class Flow:
                     after[i] = True
         return after
 
-    def nonlinear_after(self, index: int) -> bool:
-        """Whether an activation acts on what follows from a value, up to the outputs."""
+    def is_output(self, index: int) -> bool:
+        """Whether a value becomes an output as it is: summed, pooled or normalised, no more."""
         waiting, seen = [index], {index}
         while waiting:
             for node in self.graph.consumers(waiting.pop()):
-                if node.pointwise and node.name not in _LINEAR and node.name not in _GATES:
-                    return True
+                shaped = node.pointwise and node.name not in _LINEAR and node.name not in _GATES
+                product = node.name in ("mul", "matmul", "bmm") and len(self.data(node)) > 1
+                if shaped or product:
+                    return False
                 fresh = [i for i in node.outputs if i not in seen]
                 seen.update(fresh)
                 waiting += fresh
-        return False
+        return True
 
     def data(self, node: Node) -> list[int]:
         """The distinct operands of a node that carry data."""
@@ -178,30 +182,28 @@ class Flow:
     @cached_property
     def joins(self) -> tuple[Join, ...]:
         """The residual sums in order of execution."""
-        found: list[Join] = []
+        found: dict[int, Join] = {}
         for node in self.graph.nodes:
-            if node.name == "add" and (join := self._join(node)) is not None:
-                stream = self._stream(join, found)
-                found.append(Join(join.node, join.start, join.skip, join.branch, stream))
-        return tuple(found)
+            if node.name == "add" and (join := self._join(node, found)) is not None:
+                found[node.outputs[0]] = join
+        return tuple(found.values())
 
-    def _join(self, node: Node) -> Join | None:
+    def _join(self, node: Node, before: dict[int, Join]) -> Join | None:
         """The sum as a residual one: a straight way beside one with more weights in it."""
         operands = self.data(node)
         if len(operands) != 2 or not all(self.graph.values[i].floating for i in operands):
             return None
-        common = self.ancestors[operands[0]] & self.ancestors[operands[1]]
-        if not common:
+        found = []
+        for skip, branch in (operands, operands[::-1]):
+            for start, count in self._straight(skip, before):
+                if self.ancestors[branch] >> start & 1:
+                    if self._between(start, branch) > count:
+                        found.append((count, Join(node, start, skip, branch)))
+                    break
+        if not found:
             return None
-        start = common.bit_length() - 1
-        counts = [self._between(start, i) for i in operands]
-        order = [0, 1] if counts[0] <= counts[1] else [1, 0]
-        skip, branch = (operands[i] for i in order)
-        few, many = (counts[i] for i in order)
-        straight = self._straight(start, skip)
-        if straight is None or straight > 1 or many <= few:
-            return None
-        return Join(node, start, skip, branch)
+        join = min(found, key=lambda f: f[0])[1]
+        return replace(join, stream=self._stream(join, list(before.values())))
 
     def between(self, start: int, end: int) -> list[str]:
         """The weight matrices that act between two values, in order of execution."""
@@ -212,27 +214,33 @@ class Flow:
         """How many weight matrices act between two values."""
         return (self.ancestors[end] & ~self.ancestors[start] & self._matrix_bits).bit_count()
 
-    def _straight(self, start: int, end: int) -> int | None:
-        """The number of matrices on a way without forks, gates or learned scales; None if not."""
+    def _straight(self, end: int, before: dict[int, Join]) -> Iterator[tuple[int, int]]:
+        """The values on the way back without forks, gates or learned scales, with the matrices.
+
+        Earlier residual sums are passed on their skip; at most one matrix is.
+        """
         count = 0
-        while end != start:
+        while True:
             node = self.graph.producer(end)
-            if node is None or not self.ancestors[end] >> start & 1 or node.index in self._scales:
-                return None
+            if node is not None and node.name in _GATES:
+                return
+            yield end, count
             count += end in self.matrices
+            if node is None or count > 1 or node.index in self._scales:
+                return
             operands = [self.norms[end]] if end in self.norms else self.data(node)
+            operands = [before[end].skip] if end in before else operands
             if len(operands) != 1:
-                return None
+                return
             end = operands[0]
-        return count
 
     def _stream(self, join: Join, before: list[Join]) -> int:
         """The stream of the latest sum that leads here without a matrix between, or a new one."""
         for other in reversed(before):
             made = other.node.outputs[0]
-            reached = self.ancestors[join.start] >> made & 1
-            if reached and not self._between(made, join.start):
-                return other.stream
+            for index in (join.start, join.skip):
+                if self.ancestors[index] >> made & 1 and not self._between(made, index):
+                    return other.stream
         return 1 + max((j.stream for j in before), default=-1)
 
     def branches(self, stream: int) -> int:
@@ -341,7 +349,8 @@ class Flow:
     def _landmark(self, index: int) -> Before | None:
         """What a value is, if the way back ends here."""
         if index in self.matrices:
-            return "weight"
+            kinds = {u.kind for u in self.uses[self.matrices[index]]}
+            return "recurrent" if "recurrent" in kinds else "weight"
         if index in self.norms:
             return "norm"
         if index in self.attentions:

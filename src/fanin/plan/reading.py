@@ -229,7 +229,7 @@ def _recurrent(graph: Graph, node: Node, names: dict[int, str]) -> Iterator[Use]
     given = node.get("params")
     arguments = given if given is not None else [node.get(a) for a in ("w_ih", "w_hh")]
     biases = [] if given is not None else [node.get(a) for a in ("b_ih", "b_hh")]
-    matrices = 0
+    matrices, directions = 0, 2 if node.get("bidirectional") else 1
     for reference in (*arguments, *biases):
         if not isinstance(reference, Ref) or reference.value not in names:
             continue
@@ -240,8 +240,9 @@ def _recurrent(graph: Graph, node: Node, names: dict[int, str]) -> Iterator[Use]
         hidden = matrices % 2 == 1  # weights come in pairs, then a projection if there is one
         split = gates if shape[0] % gates == 0 and "hr" not in name.rpartition(".")[2] else 1
         fans = matrix_fans(shape, "out in", split)
+        below = data if matrices < 2 * directions else None  # deeper layers read the one below
         matrices += 0 if split == 1 and gates > 1 else 1
-        yield Use(name, "recurrent", node, data, fans, gates=split, hidden=hidden)
+        yield Use(name, "recurrent", node, below, fans, gates=split, hidden=hidden)
 
 
 def _elementwise(

@@ -227,7 +227,7 @@ class Scene:
         role: Role = "hidden"
         if end is not None:
             role = "branch end"
-        elif not flow.weighted_after[use.output] and not flow.nonlinear_after(use.output):
+        elif not flow.weighted_after[use.output] and flow.is_output(use.output):
             role = "head"
         elif parts:
             role = "query key value" if len(parts) > 1 else projections[0].part

@@ -157,6 +157,7 @@ def described(weight: Weight) -> str:
     words = {
         "input": "the input",
         "weight": "a linear layer",
+        "recurrent": "a recurrent layer",
         "norm": "a norm",
         "sum": "the residual stream",
         "product": "a gated product",
