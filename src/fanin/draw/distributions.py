@@ -58,8 +58,8 @@ class Uniform:
     """Uniform between low and high.
 
     Example:
-        >>> Uniform(-0.5, 0.5).std
-        0.28867513459481287
+        >>> round(Uniform(-0.5, 0.5).std, 6)
+        0.288675
     """
 
     low: float = 0.0

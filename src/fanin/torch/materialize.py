@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -12,7 +13,8 @@ from torch import nn
 from fanin.draw import canonical_name
 from fanin.errors import ArgumentError, ArgumentTypeError, PlanError, UninitializedError
 from fanin.plan.names import near
-from fanin.plan.plan import Plan, Values
+from fanin.plan.plan import Centre, Plan, Values
+from fanin.torch.fans import row_sums_by
 from fanin.torch.progress import progress
 from fanin.torch.rebuild import rebuilt
 from fanin.torch.resetting import reset, resetter
@@ -20,6 +22,7 @@ from fanin.torch.shard import local, regions
 from fanin.torch.write import refuse_placeholder, write_
 
 Source = Plan | Mapping[str, Values] | None
+Chosen = Mapping[str, tuple[Values, str, Centre | None]]  # what, of which stream, less what
 
 
 @dataclass
@@ -119,38 +122,60 @@ def materialize_(
         raise ArgumentTypeError(
             "materialize_(model)", expected="an nn.Module", got=type(model).__name__
         )
-    slots = _slots(model, rename or (lambda name: name))
-    if not slots and any(True for _ in _tensors(model)):
+    tensors = [t._replace(name=(rename or str)(t.name)) for t in _tensors(model)]
+    slots = _slots(t for t in tensors if local(t.tensor).is_meta)
+    if tensors and not slots:
         raise ArgumentError(
             "materialize_(model)",
             expected="a model with tensors on the meta device",
             got="one whose tensors all have memory",
             fix="use fanin.init_ to initialise it",
         )
-    chosen = _chosen(plan, slots, model, rename or (lambda name: name))
-    try:
-        with torch.no_grad():
-            return Materialized(_fill(model, slots, chosen, torch.device(device), seed))
-    except BaseException:
-        for slot in slots:
-            slot.put(slot.meta)
-        raise
+    _check_patterns(plan, [t.name for t in tensors])
+    return Materialized(_fill(dict(model.named_modules()), slots, plan, device, seed))
 
 
-def _tensors(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, torch.Tensor, bool]]:
-    """Every tensor in every place: its name, module, key, and whether it is a buffer."""
-    for path, module in model.named_modules():
+def fill_own_(
+    module: nn.Module, path: str, plan: Source, device: torch.device | str | None, seed: int
+) -> None:
+    """`materialize_` for the tensors of one module without its children.
+
+    Args:
+        module: the module.
+        path: its path in the whole model.
+        plan: of the whole model.
+        device: where the tensors go; None for tensors that have memory, which are written again.
+        seed: of the streams.
+    """
+    tensors = _tensors(module, path, recurse=False)
+    slots = _slots(t for t in tensors if device is None or local(t.tensor).is_meta)
+    _fill({path: module}, slots, plan, device, seed)
+
+
+class _Entry(NamedTuple):
+    """One tensor in one place of a model."""
+
+    name: str
+    module: nn.Module
+    key: str
+    tensor: torch.Tensor
+    buffer: bool
+
+
+def _tensors(model: nn.Module, prefix: str = "", recurse: bool = True) -> Iterator[_Entry]:
+    """Every tensor in every place."""
+    for path, module in model.named_modules(prefix=prefix) if recurse else [(prefix, model)]:
         for buffer, entries in ((False, module._parameters), (True, module._buffers)):
             for key, tensor in entries.items():
                 if tensor is not None:
                     name = canonical_name(f"{path}.{key}" if path else key)
-                    yield name, module, key, tensor, buffer
+                    yield _Entry(name, module, key, tensor, buffer)
 
 
-def _slots(model: nn.Module, rename: Callable[[str], str]) -> list[Slot]:
-    """The tensors without memory, each once."""
+def _slots(entries: Iterable[_Entry]) -> list[Slot]:
+    """The tensors, each once."""
     found: dict[int, Slot] = {}
-    for name, module, key, tensor, buffer in _tensors(model):
+    for name, module, key, tensor, buffer in entries:
         if hasattr(tensor, "ds_shape"):
             refuse_placeholder(f"materialize_({name})", tensor)
         if isinstance(tensor, nn.parameter.UninitializedTensorMixin):
@@ -160,33 +185,23 @@ def _slots(model: nn.Module, rename: Callable[[str], str]) -> list[Slot]:
                 got=f"a lazy one of {type(module).__name__}",
                 fix="run one forward pass first",
             )
-        if local(tensor).is_meta:
-            slot = found.setdefault(id(tensor), Slot(rename(name), [], tensor, buffer))
-            slot.places.append((module, key))
-            slot.names.append(rename(name))
+        slot = found.setdefault(id(tensor), Slot(name, [], tensor, buffer))
+        slot.places.append((module, key))
+        slot.names.append(name)
     return list(found.values())
 
 
-def _chosen(
-    plan: Source, slots: list[Slot], model: nn.Module, rename: Callable[[str], str]
-) -> dict[str, Values]:
-    """What the plan draws for each slot that it covers."""
-    known = {rename(name) for name, *_ in _tensors(model)}
-    if plan is None:
-        return {}
-    if isinstance(plan, Plan):
-        rules = {n: r.values for r in plan.rows for n in (r.path, *r.names) if r.values is not None}
-    elif isinstance(plan, Mapping):
-        rules = dict(plan)
-    else:
+def _check_patterns(plan: Source, known: list[str]) -> None:
+    """Refuse a plan of another kind, and a pattern that matches nothing."""
+    if plan is None or isinstance(plan, Plan):
+        return
+    if not isinstance(plan, Mapping):
         raise ArgumentTypeError(
             "materialize_(plan)",
             expected="a Plan, distributions by name, or None",
             got=type(plan).__name__,
         )
-    if isinstance(plan, Plan):
-        return {s.name: rules[n] for s in slots for n in reversed(s.names) if n in rules}
-    unmatched = [rule for rule in rules if not fnmatch.filter(known, rule)]
+    unmatched = [rule for rule in plan if not fnmatch.filter(known, rule)]
     if unmatched:
         raise PlanError(
             f"materialize_(plan={{{unmatched[0]!r}: ...}})",
@@ -194,37 +209,67 @@ def _chosen(
             got=f"0 of {len(known)} tensors matched",
             fix=near(unmatched[0], known),
         )
-    chosen = {}
+
+
+def _chosen(plan: Source, slots: list[Slot]) -> Chosen:
+    """What the plan draws for each slot that it covers, and what a bias subtracts from that."""
+    if plan is None:
+        return {}
+    if isinstance(plan, Plan):
+        rows = {canonical_name(n): row for row in plan.rows for n in (row.path, *row.names)}
+        found = {s.name: rows[n] for s in slots for n in reversed(s.names) if n in rows}
+        return {k: (r.values, r.path, r.centre) for k, r in found.items() if r.values is not None}
+    chosen: dict[str, tuple[Values, str, Centre | None]] = {}
     for slot in slots:
-        found = (r for r in rules if any(fnmatch.fnmatchcase(n, r) for n in slot.names))
-        rule = next(found, None)
+        matching = (r for r in plan if any(fnmatch.fnmatchcase(n, r) for n in slot.names))
+        rule = next(matching, None)
         if rule is not None:
-            chosen[slot.name] = rules[rule]
+            chosen[slot.name] = plan[rule], slot.name, None
     return chosen
 
 
 def _fill(
-    model: nn.Module,
+    modules: Mapping[str, nn.Module],
     slots: list[Slot],
-    chosen: dict[str, Values],
-    device: torch.device,
+    plan: Source,
+    device: torch.device | str | None,
     seed: int,
 ) -> dict[str, str]:
-    """Allocate, fill, and see to it that nothing is left over."""
-    for slot in slots:
-        slot.put(_allocated(slot.meta, device))
+    """Allocate, fill, and see to it that nothing is left over; else all is as it was."""
+    chosen = _chosen(plan, slots)
+    try:
+        with torch.no_grad():
+            for slot in slots:
+                if device is not None:
+                    slot.put(_allocated(slot.meta, device))
+            sources = _filled(modules, slots, chosen, seed)
+            _refuse_missing([slot for slot in slots if slot.name not in sources])
+    except BaseException:
+        for slot in slots:
+            slot.put(slot.meta)
+        raise
+    return {slot.name: sources[slot.name] for slot in slots}
+
+
+def _filled(
+    modules: Mapping[str, nn.Module], slots: list[Slot], chosen: Chosen, seed: int
+) -> dict[str, str]:
+    """Fill what can be filled, and say from where."""
     sources: dict[str, str] = {}
-    rest = [slot for slot in slots if slot.name not in chosen]
-    for slot in rest:
-        _poison(slot.tensor)
-    _fill_by_modules(model, slots, rest, seed, sources)
+    _fill_by_modules(modules, slots, chosen, seed, sources)
     drawn = [slot for slot in slots if slot.name in chosen]
     with progress(sum(local(slot.tensor).numel() for slot in drawn)) as advance:
         for slot in drawn:
-            write_(slot.tensor, chosen[slot.name], seed=seed, name=slot.name)
-            sources[slot.name] = f"{chosen[slot.name]}"
+            values, stream, _ = chosen[slot.name]
+            write_(slot.tensor, values, seed=seed, name=stream)
+            sources[slot.name] = f"{values}"
             advance(local(slot.tensor).numel())
-    missing = [slot for slot in rest if slot.name not in sources]
+    _centre({name: slot for slot in slots for name in slot.names}, chosen)
+    return sources
+
+
+def _refuse_missing(missing: list[Slot]) -> None:
+    """Raise for tensors that nothing gave a value."""
     if missing:
         lines = [f"{slot.name} of {type(slot.places[0][0]).__name__}" for slot in missing]
         raise UninitializedError(
@@ -233,7 +278,6 @@ def _fill(
             got=f"none for {len(lines)}: {', '.join(lines)}",
             fix="name them in the plan, or give their class a reset_parameters method",
         )
-    return {slot.name: sources[slot.name] for slot in slots}
 
 
 def _allocated(meta: torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -246,29 +290,42 @@ def _allocated(meta: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 
 def _fill_by_modules(
-    model: nn.Module, slots: list[Slot], rest: list[Slot], seed: int, sources: dict[str, str]
+    modules: Mapping[str, nn.Module],
+    slots: list[Slot],
+    chosen: Chosen,
+    seed: int,
+    sources: dict[str, str],
 ) -> None:
-    """What the modules themselves know, children before parents."""
-    owners: dict[int, list[tuple[str, Slot]]] = {}
-    for slot in rest:
-        for module, key in slot.places:
-            owners.setdefault(id(module), []).append((key, slot))
+    """What the modules themselves know of tensors that are not chosen, children before parents."""
+    owned: dict[int, list[tuple[str, Slot]]] = {}
+    for slot in slots:
+        if slot.name not in chosen:
+            _poison(slot.tensor)
+            for module, key in slot.places:
+                owned.setdefault(id(module), []).append((key, slot))
     names = {slot.name: slot.tensor for slot in slots}
-    for path, module in reversed(list(model.named_modules())):
-        if id(module) not in owners:
-            continue
-        kind = type(module).__name__
-        if resetter(module) is not None:
-            reset(module, names, seed, canonical_name(path))
-            for _, slot in owners[id(module)]:
+    for path, module in reversed(list(modules.items())):
+        own, method = owned.get(id(module), []), resetter(module)
+        if own and method is not None:
+            reset(method, names, seed, canonical_name(path))
+            for _, slot in own:
                 if not _poisoned(slot.tensor):
-                    sources[slot.name] = f"{kind}.{resetter(module).__name__}"  # type: ignore[union-attr]
-        open_ = [(key, slot) for key, slot in owners[id(module)] if slot.name not in sources]
+                    sources[slot.name] = f"{type(module).__name__}.{method.__name__}"
+        open_ = [(key, slot) for key, slot in own if slot.name not in sources]
         values = rebuilt(module) if open_ else {}
         for key, slot in open_:
             if key in values:
                 _copy(slot.tensor, values[key])
-                sources[slot.name] = f"{kind}.__init__"
+                sources[slot.name] = f"{type(module).__name__}.__init__"
+
+
+def _centre(slots: Mapping[str, Slot], chosen: Chosen) -> None:
+    """What biases subtract to cancel the mean of what their layers read."""
+    for name, (_, _, centre) in chosen.items():
+        if centre is not None:
+            bias, weight = slots[name].tensor, slots[centre.weight].tensor
+            sums = row_sums_by(weight, centre.axes, centre.groups, centre.shared_by)
+            bias.copy_(bias.double() - centre.mean * sums.reshape(bias.shape))
 
 
 def _copy(tensor: torch.Tensor, values: torch.Tensor) -> None:

@@ -66,6 +66,8 @@ def _candidates(module: nn.Module) -> Iterator[tuple[Arguments, Arguments]]:
             continue
         if name in vars(module):
             known[name] = vars(module)[name]
+        elif name in module._parameters:  # bias=True and the like
+            known[name] = module._parameters[name] is not None
         elif parameter.default is not parameter.empty:
             open_[name] = parameter.default
         else:

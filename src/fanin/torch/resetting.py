@@ -6,7 +6,8 @@ defaults, too, are the same on every number of ranks.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from types import MethodType
 from typing import Any
 
 import torch
@@ -23,29 +24,27 @@ _DRAWN = {"normal_": ("mean", "std"), "uniform_": ("from", "to")}
 _RANDOM = {"bernoulli_", "cauchy_", "exponential_", "geometric_", "log_normal_", "random_"}
 
 
-def resetter(module: nn.Module) -> Callable[[], object] | None:
-    """The method by which a module sets its own tensors, if it has one."""
+def resetter(module: nn.Module) -> MethodType | None:
+    """The method of its class by which a module sets its own tensors, if there is one."""
     for name in ("reset_parameters", "_reset_parameters"):
-        method = getattr(module, name, None)
-        if callable(method):
-            return method  # type: ignore[no-any-return]
+        function = getattr(type(module), name, None)
+        if callable(function):
+            return MethodType(function, module)
     return None
 
 
-def reset(module: nn.Module, names: Mapping[str, torch.Tensor], seed: int, path: str) -> None:
-    """Call the module's resetter; `normal_` and `uniform_` of whole tensors draw our streams.
+def reset(method: MethodType, names: Mapping[str, torch.Tensor], seed: int, path: str) -> None:
+    """Call a resetter; `normal_` and `uniform_` of whole tensors draw our streams.
 
     Args:
-        module: one that has a resetter.
-        names: its tensors by their names in the model.
+        method: of `resetter`.
+        names: tensors of the model by their names.
         seed: of the streams.
         path: the module's place in the model.
 
     Raises:
         NotCoveredError: it draws something else into a sharded tensor.
     """
-    method = resetter(module)
-    assert method is not None
     with torch.random.fork_rng(devices=[]), _Streams(names, seed), torch.no_grad():
         torch.manual_seed(stream(seed, path or "model").key[0])
         method()
