@@ -104,4 +104,5 @@ def _source(held: Held, last: Write | None) -> str:
     if last.kind == "loaded":
         return f"load_state_dict ({last.site.place})"
     then = ", then modified" if modified(held) else ""
-    return f"{last}{then}"
+    by = f" in {last.site.owner}" if last.site.owner else ""
+    return f"{last.function.rpartition('.')[2]}{by} ({last.site.place}){then}"

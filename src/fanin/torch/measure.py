@@ -82,7 +82,7 @@ def measure(
         gradients = run.backward()
         return Measurement(
             type(inner).__name__,
-            tuple(_layers(probe.trace)),
+            tuple(layers(probe.trace)),
             weights(inner, gradients),
             tuple(_input(name, t, batch) for name, t in tensors),
             batch,
@@ -237,7 +237,7 @@ def _accumulated(scalar: torch.Tensor, trainable: Mapping[str, nn.Parameter]) ->
     return {n: p.grad for n, p in trainable.items() if p.grad is not None}
 
 
-def _layers(trace: Trace) -> Iterator[Layer]:
+def layers(trace: Trace) -> Iterator[Layer]:
     """Rows as values, fetched from the device in one piece."""
     if not trace.rows:
         return

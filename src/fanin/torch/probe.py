@@ -74,10 +74,18 @@ class Probe(TorchFunctionMode):  # type: ignore[misc]
         model: its modules' names become rows' names.
         batch: number of samples in the inputs.
         inputs: tensors that count as the model's input.
+        keep_dropout: leave dropout on, as for a step that trains.
     """
 
-    def __init__(self, model: nn.Module, batch: int, inputs: Sequence[torch.Tensor]) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        batch: int,
+        inputs: Sequence[torch.Tensor],
+        keep_dropout: bool = False,
+    ) -> None:
         super().__init__()
+        self._keep_dropout = keep_dropout
         self.trace = Trace(batch)
         self._names = {id(m): name for name, m in model.named_modules()}
         self._parameters = {id(p): name for name, p in model.named_parameters()}
@@ -125,13 +133,15 @@ class Probe(TorchFunctionMode):  # type: ignore[misc]
     ) -> Any:
         kwargs = kwargs or {}
         name = operations.name_of(func)
-        if name in operations.DROPOUTS and args and isinstance(args[0], torch.Tensor):
+        off = not self._keep_dropout
+        if off and name in operations.DROPOUTS and args and isinstance(args[0], torch.Tensor):
             return args[0]
         given = list(_tensors((args, kwargs)))
         weights = [n for n in map(self._parameter_name, given) if n]
         self.trace.used.update(weights)
         origins = [o for o in map(self._origins.get, given) if o is not None]
-        args, kwargs = operations.without_dropout(name, args, kwargs)
+        if off:
+            args, kwargs = operations.without_dropout(name, args, kwargs)
         if not origins:
             return func(*args, **kwargs)
         kind = operations.kind_of(name, weights, len(origins))
