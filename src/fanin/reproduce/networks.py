@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -48,9 +47,6 @@ _ACTIVATIONS: dict[str, Elementwise] = {
     "tanhshrink": F.tanhshrink,
 }
 
-# Layers are drawn one at a time: the kernels that draw need not be reentrant.
-_DRAWING = threading.Lock()
-
 
 def torch_activation(name: str) -> Elementwise:
     """The torch function of an activation's name in `fanin.activation`.
@@ -89,7 +85,7 @@ def draw(layers: Sequence[nn.Module], write: Write, seed: int) -> None:
     """
     generator = torch.Generator().manual_seed(seed)
     last = len(layers) - 1
-    with _DRAWING, torch.no_grad():
+    with torch.no_grad():
         for i, layer in enumerate(layers):
             init.zeros_(layer.get_parameter("bias"))
             write(layer, "first" if i == 0 else "last" if i == last else "hidden", generator)
