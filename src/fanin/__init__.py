@@ -7,12 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fanin.plan.store import load_plan as load_plan
+    from fanin.report.audit import audit as audit
+    from fanin.report.check import check as check
+    from fanin.report.explain import explain as explain
     from fanin.signal.spec import spec as spec
     from fanin.theory.gain import gain as gain
-    from fanin.torch.materialize import materialize_ as materialize_
     from fanin.torch.apply import apply_ as apply_
     from fanin.torch.apply import init_ as init_
     from fanin.torch.apply import plan as plan
+    from fanin.torch.materialize import materialize_ as materialize_
+    from fanin.torch.recording import recording as recording
 
 __version__ = "0.1.0"
 
@@ -21,10 +25,14 @@ _HOMES = {
     "Activation": "fanin.theory.activation",
     "activation": "fanin.theory.activation",
     "apply_": "fanin.torch.apply",
+    "audit": "fanin.report.audit",
+    "check": "fanin.report.check",
+    "explain": "fanin.report.explain",
     "gain": "fanin.theory.gain",
     "init_": "fanin.torch.apply",
     "load_plan": "fanin.plan.store",
     "materialize_": "fanin.torch.materialize",
+    "recording": "fanin.torch.recording",
     "spec": "fanin.signal.spec",
 }
 

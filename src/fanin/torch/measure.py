@@ -24,7 +24,7 @@ from fanin.torch.measurement import Input, Layer, Loss, Measurement
 from fanin.torch.probe import Probe, Row, Trace
 from fanin.torch.statistics import moments, sample
 from fanin.torch.untouched import untouched
-from fanin.torch.weights import never_trains, weights
+from fanin.torch.weights import mean_square, never_trains, weights
 
 Gradients = Mapping[str, torch.Tensor]
 
@@ -83,7 +83,7 @@ def measure(
         return Measurement(
             type(inner).__name__,
             tuple(layers(probe.trace)),
-            weights(inner, gradients),
+            weights(inner, {n: float(mean_square(g)) for n, g in gradients.items()}),
             tuple(_input(name, t, batch) for name, t in tensors),
             batch,
             run.described,

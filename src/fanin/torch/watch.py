@@ -13,7 +13,7 @@ from fanin.torch.calling import named_tensors, unwrap
 from fanin.torch.measure import layers
 from fanin.torch.measurement import Measurement
 from fanin.torch.probe import Probe
-from fanin.torch.weights import weights
+from fanin.torch.weights import mean_square, weights
 
 
 class Watch:
@@ -64,6 +64,8 @@ class Watch:
         self._step = 0
         self._probe: Probe | None = None
         self._pending: tuple[int, Probe] | None = None
+        self._squares: dict[str, torch.Tensor] = {}
+        self._on_gradients: list[Any] = []
         self.measured: list[tuple[int, Measurement]] = []
         # On a wrapper, so that a compiled graph is not compiled anew.
         self._handles: list[Any] = [
@@ -97,9 +99,29 @@ class Watch:
         batch = tensors[0].shape[0] if tensors and tensors[0].dim() else 1
         probe = Probe(self._model, batch, tensors, keep_dropout=True)
         self._pending = (step, probe)
+        self._squares = {}
+        for name, parameter in self._model.named_parameters():
+            if parameter.requires_grad:
+                self._on_gradients.append(
+                    parameter.register_post_accumulate_grad_hook(self._keep_square(name))
+                )
         if self._see_calls:
             self._probe = probe
             probe.__enter__()
+
+    def _keep_square(self, name: str) -> Callable[[torch.Tensor], None]:
+        """A hook for this step alone: the gradient may be gone when the next one begins."""
+
+        def hook(parameter: torch.Tensor) -> None:
+            if parameter.grad is not None:
+                self._squares[name] = mean_square(parameter.grad)
+
+        return hook
+
+    def _release(self) -> None:
+        for handle in self._on_gradients:
+            handle.remove()
+        self._on_gradients = []
 
     def _after(self, module: nn.Module, args: Any, output: Any) -> None:
         """The forward pass is over: gradients still come."""
@@ -112,11 +134,12 @@ class Watch:
         if self._pending is None:
             return
         (step, probe), self._pending = self._pending, None
-        gradients = {n: p.grad for n, p in self._model.named_parameters() if p.grad is not None}
+        self._release()
+        squares = {name: float(square) for name, square in self._squares.items()}
         made = Measurement(
             type(self._model).__name__,
             tuple(layers(probe.trace)),
-            weights(self._model, gradients),
+            weights(self._model, squares),
             (),
             probe.trace.batch,
             notes=(f"training step {step}", *self._notes),

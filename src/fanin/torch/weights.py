@@ -15,12 +15,17 @@ from fanin.torch.untouched import local
 Gradients = Mapping[str, torch.Tensor]
 
 
-def weights(model: nn.Module, gradients: Gradients) -> dict[str, Weight]:
-    """Every parameter once; of a sharded one the part on this rank."""
-    return {name: _weight(name, p, gradients.get(name)) for name, p in model.named_parameters()}
+def weights(model: nn.Module, squares: Mapping[str, float]) -> dict[str, Weight]:
+    """Every parameter once; of a sharded one the part on this rank.
+
+    Args:
+        model: whose parameters.
+        squares: mean square of each gradient that arrived.
+    """
+    return {name: _weight(name, p, squares.get(name)) for name, p in model.named_parameters()}
 
 
-def _weight(name: str, parameter: nn.Parameter, gradient: torch.Tensor | None) -> Weight:
+def _weight(name: str, parameter: nn.Parameter, gradient: float | None) -> Weight:
     values = local(parameter)
     size = max(values.numel(), 1)
     real = values if values.is_floating_point() else values.float()
@@ -34,12 +39,14 @@ def _weight(name: str, parameter: nn.Parameter, gradient: torch.Tensor | None) -
         second,
         not math.isfinite(second),
         equal_rows(real),
-        None if gradient is None else _mean_square(local(gradient)),
+        gradient,
     )
 
 
-def _mean_square(tensor: torch.Tensor) -> float:
-    return float(square_sum(tensor) / max(tensor.numel(), 1))
+def mean_square(gradient: torch.Tensor) -> torch.Tensor:
+    """Mean square of a gradient, of a sharded one of the part on this rank, on its device."""
+    inside = local(gradient)
+    return square_sum(inside) / max(inside.numel(), 1)
 
 
 def equal_rows(matrix: torch.Tensor) -> bool:
