@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 _INPUT = re.compile(r"^(?P<shape>\d+(?:,\d+)*)(?::(?P<dtype>[a-z]+\d*)(?:<(?P<high>\d+))?)?$")
 
 
-def add_model_arguments(command: argparse.ArgumentParser) -> None:
-    """Arguments of a command that looks at a model."""
+def add_input_argument(command: argparse.ArgumentParser) -> None:
+    """`--input`, of every command that runs a model."""
     command.add_argument(
         "--input",
         action="append",
@@ -25,6 +25,11 @@ def add_model_arguments(command: argparse.ArgumentParser) -> None:
         help="shape of an input, such as 8,3,224,224, 8,128:int64<50257 for token ids, or "
         "mask=8,128:int64<2 for a keyword; again for each input",
     )
+
+
+def add_model_arguments(command: argparse.ArgumentParser) -> None:
+    """Arguments of a command that judges a model."""
+    add_input_argument(command)
     command.add_argument("--json", action="store_true", help="print JSON")
     command.add_argument("--html", metavar="FILE", help="also write a page")
     command.add_argument(

@@ -1,0 +1,43 @@
+"""`fanin plan module:build --input 8,3,224,224`: what each weight should be, and why."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from fanin.cli.model import add_input_argument, build, inputs_of
+from fanin.errors import ArgumentError
+
+
+def add_parser(subparsers: Any) -> None:
+    """Add the command `plan`."""
+    command: argparse.ArgumentParser = subparsers.add_parser(
+        "plan", help="what each weight of a model should be, and why; nothing is written"
+    )
+    command.add_argument("model", help="package.module:build, a function that returns the model")
+    add_input_argument(command)
+    command.add_argument("--rule", default="auto", help="auto, a rule, or a recipe")
+    command.add_argument("--json", action="store_true", help="print JSON")
+    command.add_argument("--save", metavar="FILE", help="also write FILE.json or FILE.yaml")
+    command.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print the plan; the model is built on meta, so its size does not matter."""
+    import torch
+
+    from fanin.plan.store import to_dict
+    from fanin.torch.apply import plan
+
+    inputs = inputs_of(arguments.input, where="fanin plan")
+    if inputs is None:
+        raise ArgumentError("fanin plan --input", expected="a shape", got="none")
+    with torch.device("meta"):
+        model = build(arguments.model, where="fanin plan")
+    made = plan(model, inputs, arguments.rule)
+    if arguments.save:
+        made.save(Path(arguments.save))
+    print(json.dumps(to_dict(made), indent=2) if arguments.json else made)
+    return 0
