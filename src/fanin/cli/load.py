@@ -11,7 +11,7 @@ from fanin.errors import ArgumentError
 
 
 def load(reference: str, *, where: str) -> Any:
-    """Import `package.module:attribute` and return the attribute; the current directory is searched first.
+    """What `package.module:attribute` names; the current directory is searched first.
 
     Raises:
         ArgumentError: the reference has no colon, the module cannot be imported, or lacks the name.
