@@ -73,6 +73,17 @@ class Activation:
             result: Array = function(values.ravel()).reshape(values.shape)[()]
         return result
 
+    @property
+    def exact_derivative(self) -> bool:
+        """Whether f' is a formula or autodiff, and not numerical."""
+        return self._derivative is not None
+
+    @functools.cached_property
+    def _prime(self) -> Activation:
+        """f' as an activation of its own."""
+        name = f"derivative of {self.name}"
+        return Activation(name, self.derivative, None, {}, self.derivative, None)
+
     @functools.cached_property
     def landscape(self) -> Landscape:
         """The smooth pieces of f and its breaks."""
@@ -186,6 +197,9 @@ def activation(f: str | Callable[..., Any] | Activation) -> Activation:
             expected="a name, a callable or a module",
             got=type(f).__name__,
         )
+    owner = getattr(f, "__self__", None)
+    if isinstance(owner, Activation) and f == owner.derivative:
+        return owner._prime
     known = backend.known_form(f)
     if known is not None:
         return _named(registry.bind(registry.canonical(known[0]), **known[1])[0])

@@ -15,9 +15,11 @@ import numpy as np
 from fanin.errors import ArgumentError, DivergentError
 from fanin.theory.quadrature import (
     EPS,
+    TO_SLOPES,
     WEIGHTS,
     Panels,
     distinct,
+    fitted,
     is_noise,
     tail,
 )
@@ -33,7 +35,7 @@ _LEAST_REACH = 9.0
 _NEGLIGIBLE = 1e-20  # mass of one standard deviation relative to the whole
 _GOAL = 1e-15  # error of one panel relative to the whole integral
 _ROUNDING = 8 * EPS  # of the values that an activation computes, and of their sum
-_MOST_PANELS = 1 << 17
+_MOST_PANELS = 1 << 18
 _LEVELS = 60
 _SINGULAR = 1e-9  # a panel that no halving resolves may not count more than this
 
@@ -253,7 +255,23 @@ def _evaluated(
     grid = Grid(mean, sigma, panels, z, root_density(z), values, nothing, nothing)
     if not derivative:
         return grid
-    return replace(grid, slope=f.derivative(x), slope_error=f.derivative_error(x))
+    if f.exact_derivative:
+        return replace(grid, slope=f.derivative(x))
+    slope, error = _numerical_slopes(f, x, values, panels.half * sigma)
+    return replace(grid, slope=slope, slope_error=error)
+
+
+def _numerical_slopes(
+    f: Activation, x: Values, values: Values, half: PerPanel
+) -> tuple[Values, Values]:
+    """The slopes of these panels, or of the landscape where those are sharper; their errors."""
+    series, bound = fitted(values)
+    slope = series @ TO_SLOPES.T / half[:, None]
+    error = np.broadcast_to(bound[:, None] / half[:, None], slope.shape).copy()
+    seen = f.landscape.slope_error[f.landscape.panel(x)]
+    sharper = seen < error
+    slope[sharper], error[sharper] = f.landscape.interpolated(x[sharper]), seen[sharper]
+    return slope, error
 
 
 def _selected(grid: Grid, which: Mask) -> Grid:

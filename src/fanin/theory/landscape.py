@@ -31,11 +31,12 @@ from fanin.theory.quadrature import (
 )
 
 if TYPE_CHECKING:
-    from jaxtyping import Bool, Float
+    from jaxtyping import Bool, Float, Int
     from numpy import ndarray
 
     Array = Float[ndarray, "*shape"]
     Points = Float[ndarray, "points"]
+    Indices = Int[ndarray, "points"]
     Triples = Float[ndarray, "3 points"]
     Series = Float[ndarray, "panels order"]
     Mask = Bool[ndarray, "panels"]
@@ -96,22 +97,29 @@ class Landscape(NamedTuple):
         result: Points = (self.ends[1:] + self.ends[:-1]) / 2
         return result
 
+    def panel(self, x: Points) -> Indices:
+        """The index of the panel that holds each point; the outer ones reach to infinity."""
+        which = np.searchsorted(self.ends, x, side="right") - 1
+        return np.clip(which, 0, len(self.series) - 1)
+
+    def interpolated(self, x: Points) -> Points:
+        """The slope of the interpolants."""
+        which = self.panel(x)
+        half = np.diff(self.ends)[which] / 2
+        t = np.clip((x - self.ends[which]) / half - 1, -1, 1)
+        slope: Points = slopes_at(t[:, None], self.series[which])[:, 0] / half
+        return slope
+
     def slope(self, f: Function, x: Points) -> tuple[Points, Points]:
         """The slope of the function at points x, and a bound on its error.
 
         Where the panels do not resolve the function, which far from zero may be, panels of several
         widths are laid around each point.
         """
-        which = np.searchsorted(self.ends, x, side="right") - 1
-        which = np.clip(which, 0, len(self.series) - 1)
-        half = np.diff(self.ends)[which] / 2
-        t = np.clip((x - self.ends[which]) / half - 1, -1, 1)
-        slope = slopes_at(t[:, None], self.series[which])[:, 0] / half
-        error = self.slope_error[which]
+        slope, error = self.interpolated(x), self.slope_error[self.panel(x)]
         for width in _LOCAL_WIDTHS:
             bad = np.flatnonzero(~(error <= _ROUGH_SLOPE * np.abs(slope)))
-            values = f(x[bad, None] + width * NODES)
-            series, bound = fitted(values)
+            series, bound = fitted(f(x[bad, None] + width * NODES))
             better = bound / width < error[bad]
             bad, series, bound = bad[better], series[better], bound[better]
             slope[bad] = slopes_at(np.zeros((len(bad), 1)), series)[:, 0] / width

@@ -65,6 +65,10 @@ def slopes_at(t: Values, series: Values) -> Values:
     return result
 
 
+# From a series to the slopes of the interpolant at the nodes, for half width 1.
+TO_SLOPES = legendre.legvander(NODES, ORDER - 2) @ legendre.legder(np.eye(ORDER))
+
+
 def is_noise(part: PerPanel, before: PerPanel, size: PerPanel) -> Mask:
     """Both halves of a panel are as unresolved as it was, at a small level: that is rounding.
 
