@@ -75,5 +75,9 @@ class PlanError(FaninError, ValueError):
     """A plan cannot be made, read, or applied to this model."""
 
 
+class UnhealthyError(FaninError, RuntimeError):
+    """A model failed a check that was asked to stop the work."""
+
+
 class UninitializedError(FaninError, RuntimeError):
     """Something would be left without a value: a meta tensor, a placeholder, a lost buffer."""

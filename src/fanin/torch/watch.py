@@ -28,6 +28,7 @@ class Watch:
     Args:
         model: what is trained; hooks go on it alone and leave with `close`.
         every: steps from one measurement to the next; at least 1.
+        attach: put hooks on the model; else the training loop calls `begin` and `end` itself.
         then: called with the step and the measurement when it is complete, such as a logger.
         keep: how many measurements `.measured` holds, the latest.
 
@@ -48,6 +49,7 @@ class Watch:
         model: nn.Module,
         every: int = 50,
         *,
+        attach: bool = True,
         then: Callable[[int, Measurement], object] | None = None,
         keep: int = 100,
     ) -> None:
@@ -67,11 +69,12 @@ class Watch:
         self._squares: dict[str, torch.Tensor] = {}
         self._on_gradients: list[Any] = []
         self.measured: list[tuple[int, Measurement]] = []
-        # On a wrapper, so that a compiled graph is not compiled anew.
-        self._handles: list[Any] = [
-            model.register_forward_pre_hook(self._before, with_kwargs=True),
-            model.register_forward_hook(self._after, always_call=True),
-        ]
+        self._handles: list[Any] = []
+        if attach:  # on a wrapper where there is one, so that nothing is compiled anew
+            self._handles = [
+                model.register_forward_pre_hook(self._before, with_kwargs=True),
+                model.register_forward_hook(self._after, always_call=True),
+            ]
 
     def __enter__(self) -> Watch:
         return self
@@ -81,21 +84,31 @@ class Watch:
 
     def close(self) -> None:
         """Complete the last measurement and take the hooks off."""
+        self.end()
         self._complete()
         for handle in self._handles:
             handle.remove()
         self._handles = []
 
     def _before(self, module: nn.Module, args: Any, kwargs: Any) -> None:
-        """Begin a measurement if this step is due."""
-        if not module.training or not torch.is_grad_enabled():
-            return
+        if module.training and torch.is_grad_enabled():
+            self.begin((args, kwargs))
+
+    def _after(self, module: nn.Module, args: Any, output: Any) -> None:
+        self.end()
+
+    def begin(self, inputs: Any) -> None:
+        """A training step begins: measure it if it is due.
+
+        Args:
+            inputs: what the model is given, in any structure.
+        """
         step, self._step = self._step, self._step + 1
         if self._pending is not None:
             self._complete()
         if step % self._every:
             return
-        tensors = [t for _, t in named_tensors((args, kwargs))]
+        tensors = [t for _, t in named_tensors(inputs)]
         batch = tensors[0].shape[0] if tensors and tensors[0].dim() else 1
         probe = Probe(self._model, batch, tensors, keep_dropout=True)
         self._pending = (step, probe)
@@ -123,7 +136,7 @@ class Watch:
             handle.remove()
         self._on_gradients = []
 
-    def _after(self, module: nn.Module, args: Any, output: Any) -> None:
+    def end(self) -> None:
         """The forward pass is over: gradients still come."""
         if self._probe is not None:
             self._probe.__exit__(None, None, None)
