@@ -173,6 +173,27 @@ class Flow:
                 waiting += fresh
         return True
 
+    def sets_step(self, index: int) -> bool:
+        """Whether softplus of a value, times something, goes into an exponential: a step size."""
+        node = self._next(index)
+        while node is not None and (node.view or node.name in ("add", "clamp")):
+            node = self._next(node.outputs[0])
+        if node is None or node.name != "softplus":
+            return False
+        waiting = list(node.outputs)
+        for _ in range(8):
+            readers = [n for i in waiting for n in self.graph.consumers(i)]
+            if any(n.name == "exp" for n in readers):
+                return True
+            kept = [n for n in readers if n.view or n.name in ("mul", "einsum", "select", "clamp")]
+            waiting = [i for n in kept for i in n.outputs]
+        return False
+
+    def _next(self, index: int) -> Node | None:
+        """The only operation that reads a value."""
+        readers = self.graph.consumers(index)
+        return readers[0] if len(readers) == 1 else None
+
     def data(self, node: Node) -> list[int]:
         """The distinct operands of a node that carry data."""
         return [i for i in dict.fromkeys(node.inputs) if self.graph.values[i].varying]

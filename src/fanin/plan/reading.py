@@ -30,7 +30,9 @@ NORMS = frozenset(
 RECURRENT = {"lstm": 4, "lstm_cell": 4, "gru": 3, "gru_cell": 3}
 RECURRENT |= {f"rnn_{f}{cell}": 1 for f in ("tanh", "relu") for cell in ("", "_cell")}
 _PRODUCTS = {"mm": "mat2", "bmm": "mat2", "matmul": "other", "addmm": "mat2", "baddbmm": "batch2"}
+_PRODUCTS |= {"_grouped_mm": "mat2"}
 _LEFT = {"mm": "self", "bmm": "self", "matmul": "self", "addmm": "mat1", "baddbmm": "batch1"}
+_LEFT |= {"_grouped_mm": "self"}
 
 
 @dataclass(frozen=True)
@@ -270,10 +272,10 @@ def _shift(
     maker = graph.producer(graph.origin(data))
     whole = graph.values[index].size
     if maker is not None and maker.name in ("linear", "convolution", *_PRODUCTS):
-        weights = [n for i in maker.inputs if (n := named(graph, i)) is not None]
-        channels = graph.values[maker.outputs[0]].shape[1 if maker.name == "convolution" else -1]
-        if weights and whole == channels:
-            return Use(name, "bias", node, data, weight=weights[0])
+        weights = {i: n for i in maker.inputs if (n := named(graph, i)) is not None}
+        for i, weight in weights.items():
+            if whole in graph.values[i].shape[:2]:
+                return Use(name, "bias", node, data, weight=weight)
     scaled = maker.inputs if maker is not None and maker.name == "mul" else ()
     after_norm = any(graph.origin(i).index in normed for i in scaled)
     return Use(name, "norm shift" if after_norm else "shift", node, data)

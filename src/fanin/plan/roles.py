@@ -35,6 +35,7 @@ Role = Literal[
     "buffer",
 ]
 MATRICES = ("input", "hidden", "query", "key", "value", "query key value", "branch end", "head")
+_LOOKED_UP = ("cat", "index", "index_select", "gather")
 _ORDER: tuple[Kind, ...] = (
     *("matrix", "recurrent", "embedding", "norm scale", "norm shift", "bias"),
     *("scale", "shift", "other"),
@@ -199,13 +200,16 @@ class Scene:
             return Weight(path, names, shape, "unused")
         use = min(uses, key=lambda u: _ORDER.index(u.kind))
         kinds = {u.kind for u in uses}
+        if use.kind in ("matrix", "bias") and self.flow.sets_step(self._written(use)):
+            return Weight(path, names, shape, "special", use)
         if use.kind == "matrix":
             return self._matrix(path, names, shape, use, "embedding" in kinds)
         role: Role = "special"
         if use.kind == "embedding":
             role = self._table(use)
-        elif use.kind == "shift" or (use.kind == "other" and use.node.name == "cat"):
-            role = "logit bias" if self._in_attention(use) else "position"
+        elif use.kind == "shift" or (use.kind == "other" and use.node.name in _LOOKED_UP):
+            logits = self._in_attention(use) or self.flow.biases_logits(use.output)
+            role = "logit bias" if logits else "position"
         elif use.kind in ("recurrent", "bias", "norm scale", "norm shift"):
             role = use.kind
         elif use.kind == "scale":
@@ -257,6 +261,12 @@ class Scene:
             return "embedding"
         return "logit bias" if self.flow.biases_logits(use.output) else "position"
 
+    def _written(self, use: Use) -> int:
+        """The value that a weight or bias writes."""
+        if use.weight is None or use.weight not in self.flow.uses:
+            return use.output
+        return use.output if use.data is not None else self.flow.uses[use.weight][0].output
+
     def _in_attention(self, use: Use) -> bool:
         return any(use.node.index in a.nodes for a in self.flow.attentions.values())
 
@@ -268,10 +278,19 @@ class Scene:
         for join in self.flow.joins:
             block = counts.get(join.stream, 0)
             counts[join.stream] = block + 1
-            members = dict.fromkeys(self.flow.between(join.start, join.branch))
+            upstream = self._before_other_streams(join.stream)
+            between = self.flow.between(join.start, join.branch)
+            members = dict.fromkeys(path for path in between if path not in upstream)
             for path in members:
                 found.setdefault(path, (join, block, len(members)))
         return found
+
+    def _before_other_streams(self, stream: int) -> set[str]:
+        """Matrices in front of another stream's sums, such as an encoder's in front of a decoder."""
+        bits = 0
+        for join in self.flow.joins:
+            bits |= self.flow.ancestors[join.start] if join.stream != stream else 0
+        return {path for index, path in self.flow.matrices.items() if bits >> index & 1}
 
     @cached_property
     def _branch_scales(self) -> frozenset[int]:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     Inputs = Mapping[str, NDArray[Any] | Spec]
 
 _PLACEHOLDER = Given(variance=1.0)
+_ZERO = Given(0.0, 0.0, "constant")
 _ZERO_START = "all zero: the model's own zero start"
 
 
@@ -211,6 +212,10 @@ class _Solver:
                 return Choice(LEFT_ALONE, "no operation of this forward pass reads it")
             case "special":
                 assert weight.use is not None
+                if weight.use.kind in ("matrix", "bias"):
+                    return Choice(
+                        LEFT_ALONE, "sets the step of a recurrence: the model's own start"
+                    )
                 return Choice(LEFT_ALONE, f"enters through {weight.use.node.name}, not as a matrix")
             case role:
                 return Choice(LEFT_ALONE, f"{self.method.name} says nothing of role {role!r}")
@@ -257,7 +262,7 @@ class _Solver:
         if value.kind not in ("parameter", "buffer") or value.data is not None:
             return sweep._leaf(graph, value, {}, inputs)
         known = self._held(value.name)
-        statement = _PLACEHOLDER if known is None else known
+        statement = known if known is not None else _PLACEHOLDER if value.floating else _ZERO
         return sweep._leaf(graph, value, {value.name: statement}, inputs)
 
     def _held(self, name: str) -> NDArray[Any] | None:
@@ -376,7 +381,7 @@ def _unknown(weight: Weight) -> Given:
     """What is assumed of a tensor that is left alone and whose values are not known."""
     if weight.role in ("norm scale", "gate"):
         return Given(1.0, 0.0, "constant")
-    if weight.role in ("norm shift", "bias", "position", "logit bias"):
-        return Given(0.0, 0.0, "constant")
+    if weight.role in ("norm shift", "bias", "position", "logit bias", "special"):
+        return _ZERO
     fan = weight.use.fans.fan_in if weight.use is not None and weight.use.fans else 1.0
     return Given(variance=1.0 / fan)
