@@ -34,14 +34,14 @@ def gpt2(small: bool) -> nn.Module:
     return GPT2LMHeadModel(GPT2Config(use_cache=False, **sizes))
 
 
-def llama(small: bool, *, layers: int = 16) -> nn.Module:
+def llama(small: bool) -> nn.Module:
     """A Llama: RMS norms and SwiGLU written by hand, rotary positions, grouped queries."""
     config = LlamaConfig(
-        hidden_size=32 if small else 2048,
-        intermediate_size=88 if small else 8192,
-        num_hidden_layers=2 if small else layers,
-        num_attention_heads=4 if small else 32,
-        num_key_value_heads=2 if small else 8,
+        hidden_size=32 if small else 512,
+        intermediate_size=88 if small else 1376,
+        num_hidden_layers=2 if small else 12,
+        num_attention_heads=4 if small else 8,
+        num_key_value_heads=2 if small else 4,
         vocab_size=_SMALL if small else 32000,
         use_cache=False,
     )

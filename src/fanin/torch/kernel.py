@@ -73,25 +73,35 @@ class Replay:
         grads = [next(found) if t.requires_grad else None for t in leaves]
         return tuple(None if g is None else g.numpy() for g in grads)
 
+    def on_tensors(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """The operation's results on torch tensors, in their dtypes; gradients flow through."""
+        given = [t.clone() if i in self.written else t for i, t in enumerate(tensors)]
+        result, given = self._call(given, widen=False)
+        return self._results(result, given)
+
     def _run(self, tensors: list[torch.Tensor]) -> tuple[torch.Tensor, ...]:
         """Run the operation with the tensors in their slots, global randomness untouched."""
         with torch.random.fork_rng(devices=()):
             torch.random.default_generator.manual_seed(_SEED)
-            result, given = self._call(tensors)
+            result, given = self._call(tensors, widen=True)
+            result = tree_map_only(torch.Tensor, _double, result)
+        return self._results(result, given)
+
+    def _results(self, result: Any, given: list[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        """What was written, if something was; else what was returned."""
         if self.written:
             return tuple(given[i] for i in self.written)
         return tuple(result) if isinstance(result, (tuple, list)) else (result,)
 
-    def _call(self, tensors: list[torch.Tensor]) -> tuple[Any, list[torch.Tensor]]:
+    def _call(self, tensors: list[torch.Tensor], *, widen: bool) -> tuple[Any, list[torch.Tensor]]:
         """The result, in another type where the CPU has no kernel for this one; what was read."""
         refusals: list[RuntimeError] = []
         for cast in (_same, _single, _real):
             given = [cast(t) for t in tensors]
             waiting = iter(given)
-            arguments = {k: _fill(a, waiting) for k, a in self.arguments.items()}
+            arguments = {k: _fill(a, waiting, widen=widen) for k, a in self.arguments.items()}
             try:
-                result = self.function(**arguments)
-                return tree_map_only(torch.Tensor, _double, result), given
+                return self.function(**arguments), given
             except RuntimeError as error:
                 refusals.append(error)
         raise refusals[0]
@@ -125,14 +135,14 @@ def _tensor(array: Array) -> torch.Tensor:
     return torch.from_numpy(np.array(array, copy=True, order="C"))
 
 
-def _fill(template: Any, tensors: Iterator[torch.Tensor]) -> Any:
-    """The template with tensors in its slots and every real dtype widened to float64."""
+def _fill(template: Any, tensors: Iterator[torch.Tensor], *, widen: bool) -> Any:
+    """The template with tensors in its slots; each real dtype widened to float64, if wanted."""
     if isinstance(template, Slot):
         return next(tensors)
     if isinstance(template, (tuple, list)):
-        return [_fill(item, tensors) for item in template]
-    if isinstance(template, torch.dtype) and template.is_floating_point:
+        return [_fill(item, tensors, widen=widen) for item in template]
+    if widen and isinstance(template, torch.dtype) and template.is_floating_point:
         return torch.float64
-    if isinstance(template, torch.dtype) and template.is_complex:
+    if widen and isinstance(template, torch.dtype) and template.is_complex:
         return torch.complex128
     return template

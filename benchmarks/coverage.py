@@ -1,0 +1,330 @@
+"""Predicted signals beside measured ones, over the zoo of models: `python -m benchmarks.coverage`.
+
+Each model is traced on its specification, planned, and written five times with different seeds.
+For each seed the graph runs forward on fresh inputs and backward from N(0, 1) cotangents. A row
+compares the prediction with the mean over the seeds of the measured mean squares: of every tensor
+that the trace holds, and of the gradient of every weight matrix or kernel.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+import platform
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tests.zoo import Entry, entries
+from tests.zoo.replay import draw
+from torch import nn
+
+import fanin
+from fanin.plan.plan import Plan, moments
+from fanin.signal.graph import Graph, Value
+from fanin.signal.propagate import Signal, backward, propagate
+from fanin.signal.propagate import _through as through
+from fanin.signal.spec import Spec
+from fanin.signal.state import Given, State, Statement
+from fanin.signal.table import Table, add
+from fanin.torch.trace import trace
+
+DOCUMENT = Path(__file__).parent.parent / "docs" / "coverage.md"
+_HUGE = 1e30  # masked logits hold the least number that their dtype has
+
+
+@dataclass(frozen=True)
+class Row:
+    """One number, predicted and measured.
+
+    Args:
+        what: the operation or weight.
+        predicted: its second moment, as predicted.
+        measured: the mean over seeds of the measured one.
+        error: the standard error of that mean.
+    """
+
+    what: str
+    predicted: float
+    measured: float
+    error: float
+
+    @property
+    def close(self) -> bool:
+        """Within 10% or four standard errors."""
+        return abs(self.predicted - self.measured) <= max(0.1 * self.measured, 4 * self.error)
+
+    @property
+    def near(self) -> bool:
+        """Within a factor of 1.5."""
+        return max(self.predicted, self.measured) <= 1.5 * min(self.predicted, self.measured)
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """One model's comparison; `failed` says why there is none."""
+
+    name: str
+    parameters: int = 0
+    operations: int = 0
+    tensors: tuple[Row, ...] = ()
+    gradients: tuple[Row, ...] = ()
+    sampled: int = 0
+    seconds: tuple[float, float] = (0.0, 0.0)
+    failed: str = ""
+
+    @property
+    def good(self) -> bool:
+        """Whether the model meets the promise: 95% close, all near, 90% of gradients near."""
+        return not self.failed and (
+            share(self.tensors, "close") >= 0.95
+            and share(self.tensors, "near") == 1.0
+            and share(self.gradients, "near") >= 0.9
+        )
+
+
+def share(rows: tuple[Row, ...], how: str) -> float:
+    """The share of rows that are `close` or `near`."""
+    return float(np.mean([getattr(r, how) for r in rows])) if rows else 1.0
+
+
+def cover(entry: Entry, *, small: bool, seeds: int, rule: str) -> Coverage:
+    """Compare prediction and measurement on one model, in training mode."""
+    torch.manual_seed(0)
+    model, specs = entry.build(small), entry.inputs(small)
+    start = time.perf_counter()
+    graph = trace(model, specs)
+    traced = time.perf_counter()
+    plan = fanin.plan(model, specs, rule)
+    fanin.apply_(model, plan, seed=0)
+    before = time.perf_counter()
+    signal = backward(predicted(graph, model, plan, specs))
+    seconds = (traced - start, time.perf_counter() - before)
+    runs = []
+    for seed in range(seeds):
+        fanin.apply_(model, plan, seed=seed)
+        runs.append(measure(graph, model, specs, seed))
+    sampled = sum(how.startswith("sampled") for _, how in signal.doubts())
+    return Coverage(
+        entry.name,
+        sum(p.numel() for p in model.parameters()),
+        len(graph.nodes),
+        tuple(_tensors(signal, [r[0] for r in runs])),
+        tuple(_gradients(signal, [r[1] for r in runs])),
+        sampled,
+        seconds,
+    )
+
+
+def predicted(graph: Graph, model: nn.Module, plan: Plan, specs: Any) -> Signal:
+    """The forward prediction for the weights of a plan.
+
+    A centring bias, drawn value - m sum_j W_ij, is no independent parameter; its layer is one that
+    reads x - m and has the drawn bias.
+    """
+    centres = {row.centre.weight: row.centre.mean for row in plan.rows if row.centre is not None}
+    signal = propagate(graph, statements(model, plan), named_specs(graph, specs))
+    if not centres:
+        return signal
+    states = {i: s for i, s in signal.states.items() if graph.values[i].kind != "produced"}
+    for node in graph.nodes:
+        weights = [graph.parameter(graph.origin(i)) for i in node.inputs]
+        means = [centres[p.name] for p in weights if p is not None and p.name in centres]
+        seen = _shifted(states, node.inputs[0], means[0]) if means and not node.view else states
+        states.update(zip(node.outputs, through(graph, node, seen), strict=True))
+    return Signal(graph, states)
+
+
+def _shifted(states: dict[int, State], index: int, mean: float) -> dict[int, State]:
+    """The states with the mean taken out of one."""
+    state = states[index]
+    table = add(state.table, Table.constant(state.shape, -mean))
+    centred = State(table, state.how, ("centred", state.token), roots=state.roots)
+    return {**states, index: centred}
+
+
+def statements(model: nn.Module, plan: Plan) -> dict[str, Statement]:
+    """What the plan says of each parameter; of those left alone, what they hold."""
+    held = dict(model.named_parameters()) | dict(model.named_buffers())
+    stated: dict[str, Statement] = {}
+    for row in plan.rows:
+        if row.values is not None:
+            mean, std = moments(row.values, row.shape)
+            stated[row.path] = Given(mean, std**2, "independent" if std else "constant")
+        elif row.path in held:
+            stated[row.path] = held[row.path].detach().numpy()
+    return stated
+
+
+def named_specs(graph: Graph, specs: Any) -> dict[str, Spec]:
+    """The specifications by the names of the graph's inputs."""
+    leaves = torch.utils._pytree.tree_leaves(specs)
+    return {graph.values[i].name: s for i, s in zip(graph.inputs, leaves, strict=True)}
+
+
+def measure(
+    graph: Graph, model: nn.Module, specs: Any, seed: int
+) -> tuple[dict[int, float], dict[int, float]]:
+    """Mean squares of all tensors of the graph, and of the gradients of parameters."""
+    torch.manual_seed(seed)
+    tensors = dict(_leaves(graph, model, draw(specs, seed)))
+    squares = {}
+    last = {i: n.index for n in graph.nodes for i in n.inputs}
+    for node in graph.nodes:
+        results = node.kernel.on_tensors(*(tensors[i] for i in node.inputs))
+        for index, tensor in zip(node.outputs, results, strict=True):
+            tensors[index] = tensor
+            squares[index] = _mean_square(tensor)
+        for index in {i for i in node.inputs if last[i] == node.index}:
+            if index not in graph.outputs and graph.values[index].kind == "produced":
+                del tensors[index]
+    outputs = [tensors[i] for i in graph.outputs]
+    ends = [y for y in outputs if y.requires_grad]
+    torch.autograd.backward(ends, [torch.randn_like(y) if y.dim() else None for y in ends])
+    weights = [v for v in graph.values if v.kind == "parameter"]
+    return squares, {v.index: _mean_square(tensors[v.index].grad) for v in weights}
+
+
+def _leaves(graph: Graph, model: nn.Module, inputs: Any) -> Iterator[tuple[int, torch.Tensor]]:
+    """The tensors that the graph starts from."""
+    held = dict(model.named_parameters()) | dict(model.named_buffers())
+    given = dict(zip(graph.inputs, torch.utils._pytree.tree_leaves(inputs), strict=True))
+    for value in graph.values:
+        if value.kind == "input":
+            yield value.index, given[value.index]
+        elif value.kind in ("parameter", "buffer"):
+            tensor = held[value.name].detach().clone()
+            yield value.index, tensor.requires_grad_(value.kind == "parameter")
+        elif value.kind == "constant":
+            yield value.index, torch.from_numpy(np.array(value.data))
+
+
+def _mean_square(tensor: torch.Tensor | None) -> float:
+    """The mean square of the entries that are no masks; NaN if there are none."""
+    if tensor is None or not tensor.is_floating_point() or not tensor.numel():
+        return float("nan")
+    real = tensor.detach().double()
+    return float(real[real.abs() < _HUGE].square().mean())
+
+
+def _tensors(signal: Signal, runs: list[dict[int, float]]) -> Iterator[Row]:
+    """A row for each real tensor that operations made of inputs and weights."""
+    for value in signal.graph.values:
+        if value.kind == "produced" and value.floating and (value.varying or value.depends):
+            state = signal.states[value.index]
+            yield from _row(_said(signal.graph, value), state.table.second_moment, value, runs)
+
+
+def _gradients(signal: Signal, runs: list[dict[int, float]]) -> Iterator[Row]:
+    """A row for the gradient of each matrix and kernel."""
+    for value in signal.graph.values:
+        if value.kind == "parameter" and len(value.shape) > 1:
+            yield from _row(value.name, signal.gradient(value), value, runs)
+
+
+def _row(what: str, predicted: float, value: Value, runs: list[dict[int, float]]) -> Iterator[Row]:
+    """The row of one value; none where nothing was measured in some run."""
+    measured = np.array([run[value.index] for run in runs])
+    if np.isfinite(measured).all() and measured.any():
+        error = measured.std(ddof=1) / len(runs) ** 0.5
+        yield Row(what, predicted, float(measured.mean()), float(error))
+
+
+def _said(graph: Graph, value: Value) -> str:
+    """Where a tensor is made."""
+    node = graph.producer(value)
+    assert node is not None
+    return f"%{value.index} {node.name} in {node.path or 'the model'}"
+
+
+def table(found: list[Coverage], *, small: bool, seeds: int, rule: str) -> str:
+    """The document."""
+    lines = [
+        "# Coverage: predicted and measured signals",
+        "",
+        "Generated by `python -m benchmarks.coverage`; do not edit. For every model of the zoo",
+        f"(`tests/zoo`{', small sizes' if small else ''}): the plan of rule `{rule}` is written "
+        f"with {seeds} seeds, and the graph runs forward on",
+        "fresh inputs and backward from N(0, 1) cotangents, in training mode.",
+        "",
+        f"{date.today()}, {platform.machine()}, torch {torch.__version__}, "
+        f"fanin {fanin.__version__}.",
+        "",
+        "- *tensors*: real tensors in the trace; *10%*: share whose second moment is predicted",
+        "  within 10% or four standard errors of the measured mean; *x1.5*: within a factor 1.5.",
+        "- *weights*: matrices and kernels; *x1.5*: share whose gradient's second moment is",
+        "  predicted within a factor 1.5.",
+        "- *sampled*: operations that no rule covers, and that were run on samples instead.",
+        "- *trace*, *predict*: seconds on one core.",
+        "",
+        "| model | parameters | operations | tensors | 10% | x1.5 | weights | x1.5 | sampled "
+        "| trace | predict |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+        *map(_line, found),
+        "",
+        f"The promise is 95%, 100% and 90%: {sum(c.good for c in found)} of {len(found)} models "
+        "keep it.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _line(found: Coverage) -> str:
+    """One row of the table."""
+    if found.failed:
+        return f"| {found.name} | {found.failed} ||||||||||"
+    return (
+        f"| {found.name} | {found.parameters:,} | {found.operations} "
+        f"| {len(found.tensors)} | {share(found.tensors, 'close'):.1%} "
+        f"| {share(found.tensors, 'near'):.1%} | {len(found.gradients)} "
+        f"| {share(found.gradients, 'near'):.1%} | {found.sampled} "
+        f"| {found.seconds[0]:.2f} | {found.seconds[1]:.2f} |"
+    )
+
+
+def misses(found: Coverage, count: int) -> str:
+    """The first rows that are not close, and the gradients that are not near."""
+    bad = [r for r in found.tensors if not (r.close and r.near)][:count]
+    bad += [r for r in found.gradients if not r.near][:count]
+    return "\n".join(
+        f"    {r.what}: predicted {r.predicted:.4g}, measured {r.measured:.4g} ± {r.error:.2g}"
+        for r in bad
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the comparison; exit code 1 if a model does not keep the promise."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.coverage", description=__doc__)
+    parser.add_argument("--models", default="*", help="a glob pattern of names")
+    parser.add_argument("--small", action="store_true", help="the small model of each kind")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--rule", default="auto")
+    parser.add_argument("--misses", type=int, default=0, help="print so many rows that disagree")
+    parser.add_argument("--write", action="store_true", help=f"write docs/{DOCUMENT.name}")
+    given = parser.parse_args(arguments)
+    found = []
+    for entry in entries():
+        if not fnmatch.fnmatch(entry.name, given.models):
+            continue
+        try:
+            one = cover(entry, small=given.small, seeds=given.seeds, rule=given.rule)
+        except fanin.errors.FaninError as error:
+            one = Coverage(entry.name, failed=f"{type(error).__name__}: {error}")
+        found.append(one)
+        print(_line(one), flush=True)
+        if given.misses and not one.failed and (text := misses(one, given.misses)):
+            print(text, flush=True)
+    if given.write:
+        settings = {"small": given.small, "seeds": given.seeds, "rule": given.rule}
+        DOCUMENT.write_text(table(found, **settings))
+    return 0 if all(c.good for c in found) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
