@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from fanin.cli.model import add_model_arguments, build, finish, inputs_of
+from fanin.cli.model import add_model_arguments, build, finish, inputs_of, running
 from fanin.errors import ArgumentError
 
 FILES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
@@ -42,7 +42,9 @@ def run(arguments: argparse.Namespace) -> int:
     with recording():
         model = build(arguments.model, where="fanin audit")
     inputs = inputs_of(arguments.input, where="fanin audit")
-    return finish(audit(model, inputs=inputs, rules=rules, ignore=arguments.ignore), arguments)
+    with running(model, where="fanin audit"):
+        report = audit(model, inputs=inputs, rules=rules, ignore=arguments.ignore)
+    return finish(report, arguments)
 
 
 def _rule(text: str) -> tuple[str, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from fanin.cli.model import add_model_arguments, build, finish, inputs_of
+from fanin.cli.model import add_model_arguments, build, finish, inputs_of, running
 from fanin.errors import ArgumentError
 
 
@@ -28,4 +28,6 @@ def run(arguments: argparse.Namespace) -> int:
     if inputs is None:
         raise ArgumentError("fanin check --input", expected="a shape", got="none")
     model = build(arguments.model, where="fanin check")
-    return finish(check(model, inputs, arguments.loss, ignore=arguments.ignore), arguments)
+    with running(model, where="fanin check"):
+        report = check(model, inputs, arguments.loss, ignore=arguments.ignore)
+    return finish(report, arguments)

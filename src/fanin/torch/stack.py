@@ -11,8 +11,6 @@ from typing import Any
 
 import torch
 
-import fanin
-
 _INITIALIZERS = ("torch/nn/init.py", "fanin/torch/init.py", "transformers/initialization.py")
 _LOADERS = {
     "_load_from_state_dict",
@@ -32,7 +30,7 @@ _OWNERS = {
     "setup",
 }
 _TORCH = Path(torch.__file__).parent.as_posix() + "/"
-_FANIN = Path(fanin.__file__).parent.as_posix() + "/"
+_FANIN = Path(__file__).parents[1].as_posix() + "/"
 _HELPERS = ("transformers/initialization.py", "/contextlib.py", "/copy.py")
 
 
