@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from mpmath import mp, mpf
 
-mp.dps = 30
+mp.dps = 25
 
 Real = Callable[[mpf], mpf]
 

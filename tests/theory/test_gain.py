@@ -142,7 +142,7 @@ def test_a_gain_explains_itself() -> None:
         "  forward   1.53353044   keeps E[y^2] at N(0, 1)\n"
         "  centred   1.70092624   keeps it with the mean 0.282095 removed\n"
         "  backward  1.48111441   keeps squared gradients\n"
-        "  at        mean 0, variance 1: does not hold, slope 1.14406, chi 1.07199\n"
+        "  at        mean 0, variance 1: does not hold, slope 1.14406, chi 1.07203\n"
         "  advice    The fixed point repels: a deviation of the variance grows by 1.144 a layer, "
         "tenfold in 18 layers; in deep plain networks use rule 'shaped'."
     )

@@ -18,7 +18,10 @@ from fanin.theory.gaussian import moments
 from fanin.theory.maps import FLAT, Stability, check_positive, stability_of, value_at_zero
 from fanin.theory.roots import log_roots
 
-Kind = Literal["point", "continuum", "zero"]
+Kind = Literal["point", "continuum", "family", "zero"]
+
+
+_FLAT_SLOPE = 1e-30  # E[f'^2] below this: f is flat wherever the signal is
 
 
 @dataclass(frozen=True)
@@ -31,8 +34,10 @@ class CriticalPoint:
         q: the fixed point of the variance map.
         slope: derivative of the variance map at q.
         stability: what q does to nearby variances.
-        kind: `point`; `continuum`, if every q in `interval` will do (ReLU); `zero`, if the fixed
-            point is q = 0, which the variance approaches or leaves as a power of the depth.
+        kind: `point`; `family`, if every q in `interval` has a pair of its own (this is the one
+            of the q nearest to 1); `continuum`, if every q in `interval` will do (ReLU); `zero`,
+            if the fixed point is q = 0, which the variance approaches or leaves as a power of the
+            depth.
         interval: the range of q for which the pair is critical.
     """
 
@@ -76,11 +81,11 @@ def edge_of_chaos(
     alg. 1.
     """
     check_positive(sigma_b2=sigma_b2, low=low, high=high)
-    act = activation(f)
+    act = _without_jumps(f, "edge_of_chaos")
 
     def log_ratio(q: float) -> float:
         second, slope = _second_and_slope(act, q)
-        return math.log((sigma_b2 + second / slope) / q) if slope > 0 else math.inf
+        return math.log((sigma_b2 + second / slope) / q) if slope > _FLAT_SLOPE else math.inf
 
     roots = log_roots(log_ratio, low, high)
     found = [_point(act, root.x, sigma_b2) for root in roots.points]
@@ -128,12 +133,12 @@ def susceptibility_points(
     Reference: Roberts, Yaida & Hanin 2022, The Principles of Deep Learning Theory, section 5.3.
     """
     check_positive(low=low, high=high)
-    act = activation(f)
+    act = _without_jumps(f, "susceptibility_points")
 
     def relative_curvature(q: float) -> float:
         m = moments(act, 0.0, q)
         slope = float(m.derivative_second_moment)
-        return float(m.curvature) / slope if slope > 0 else math.inf
+        return float(m.curvature) / slope if slope > _FLAT_SLOPE else math.inf
 
     roots = log_roots(relative_curvature, low, high)
     candidates = [_point(act, root.x, None) for root in roots.points]
@@ -191,6 +196,19 @@ def variance_drift(f: Any) -> float:
     return row[0]
 
 
+def _without_jumps(f: Any, where: str) -> Activation:
+    """At a jump E[f'^2] is infinite: chi is never 1."""
+    act = activation(f)
+    if act.has_jumps:
+        raise NoSolutionError(
+            f"{where}({act.name})",
+            expected="a variance q with chi = 1",
+            got="chi infinite for every q, because f jumps",
+            fix="use the rule 'centred'",
+        )
+    return act
+
+
 def _second_and_slope(act: Activation, q: float) -> tuple[float, float]:
     """E[f^2] and E[f'^2]; a divergent expectation counts as infinite over 1."""
     try:
@@ -213,21 +231,24 @@ def _point(act: Activation, q: float, sigma_b2: float | None) -> CriticalPoint:
         change = sigma_w2 * second + sigma_b2 - x
         return (change > 0) - (change < 0)
 
-    stability = stability_of(slope, growth(q * 0.98), growth(q * 1.02))
+    stability = stability_of(slope, growth(q * 0.995), growth(q * 1.005))
     return CriticalPoint(sigma_w2, sigma_b2, q, slope, stability, "point", (q, q))
 
 
 def _continuum(
     act: Activation, interval: tuple[float, float], sigma_b2: float | None
 ) -> CriticalPoint:
-    """The pair that is critical for a whole interval of q, seen at its q nearest to 1."""
+    """The solution for a whole interval of q, seen at its q nearest to 1."""
     low, high = interval
     q = min(max(1.0, low), high)
     m = moments(act, 0.0, q)
     sigma_w2 = 1 / float(m.derivative_second_moment)
     rest = q - sigma_w2 * float(m.second_moment)
     sigma_b2 = sigma_b2 if sigma_b2 is not None else (0.0 if abs(rest) < 1e-9 * q else rest)
-    return CriticalPoint(sigma_w2, sigma_b2, q, 1.0, "neutral", "continuum", interval)
+    ends = [1 / _second_and_slope(act, end)[1] for end in interval]
+    same = all(math.isclose(sigma_w2, end, rel_tol=1e-9) for end in ends)
+    kind: Kind = "continuum" if same else "family"
+    return CriticalPoint(sigma_w2, sigma_b2, q, 1.0, "neutral", kind, interval)
 
 
 def _zero(act: Activation) -> CriticalPoint | None:

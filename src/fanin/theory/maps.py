@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 from scipy.optimize import brentq
 
-from fanin.errors import ArgumentError, DivergentError
+from fanin.errors import ArgumentError, DivergentError, NotCoveredError
 from fanin.theory.activation import Activation, activation
 from fanin.theory.gaussian import moments, pair_expectation
 from fanin.theory.roots import Root, log_roots
@@ -77,8 +77,9 @@ def variance_map_slope(f: Any, q: float, sigma_w2: float) -> float:
     Reference: Schoenholz et al. 2017 (arXiv:1611.01232), section 3.
     """
     check_positive(q=q, sigma_w2=sigma_w2)
-    m = moments(f, 0.0, q)
-    return float(sigma_w2 * m.slope * m.second_moment / q)
+    growth = moments(f, 0.0, q).growth
+    assert growth is not None  # it exists for every q > 0
+    return float(sigma_w2 * growth)
 
 
 def correlation_map(f: Any, c: float, q: float, sigma_w2: float, sigma_b2: float = 0.0) -> float:
@@ -151,7 +152,7 @@ def chi(f: Any, q: float, sigma_w2: float) -> float:
         sigma_w2: fan_in times the weight variance, > 0.
 
     Returns:
-        chi, without unit.
+        chi, without unit; infinite if f jumps.
 
     Example:
         >>> chi("relu", 1.0, 2.0)
@@ -160,6 +161,8 @@ def chi(f: Any, q: float, sigma_w2: float) -> float:
     Reference: Schoenholz et al. 2017, eq. (5).
     """
     check_positive(q=q, sigma_w2=sigma_w2)
+    if activation(f).has_jumps:
+        return math.inf
     return float(sigma_w2 * moments(f, 0.0, q).derivative_second_moment)
 
 
@@ -245,7 +248,7 @@ def fixed_points(
 
     Returns:
         The fixed points; intervals of them (ReLU: the whole line) are reported as intervals. Two
-        points within a factor 1.3 of each other can be missed.
+        points within a factor 1.3 of each other can be missed, or 1.08 where the map is flat.
 
     *Accuracy*: 1e-10 relative for simple roots, 1e-5 for double ones.
 
@@ -358,6 +361,13 @@ def fixed_correlation(f: Any, q: float, sigma_w2: float, sigma_b2: float = 0.0) 
 
 def slope_correlation(act: Activation, c: float, q: float) -> float:
     """E[f'(u) f'(v)] for normal u, v of mean 0, variance q and correlation c."""
+    if act.has_jumps:
+        raise NotCoveredError(
+            f"correlation_map_slope({act.name})",
+            expected="an activation without jumps",
+            got="a jump, where f' is not a function",
+            fix="take differences of correlation_map",
+        )
     if c == 1.0:
         return float(moments(act, 0.0, q).derivative_second_moment)
     return float(pair_expectation(act.derivative, c, 0.0, q))

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 ZERO = 1e-13  # values below this, over a decade, are a whole interval of roots
 TOUCH = 1e-10  # an extremum this close to 0 is a double root
 NEAR = 1e-3  # where values are this small, roots hide between grid points: look closer
+_DIP = 1e-12  # an extremum less deep is rounding
 _CLIP = 50.0  # infinite values only say a sign
 
 
@@ -115,7 +116,7 @@ def _touching(at: Callable[[float], float], t: Points, values: Points) -> list[R
         return [Root(math.exp(t[1]), int(np.sign(values[0])), int(np.sign(values[2])))]
     sign = 1 if values[1] > 0 else -1
     size = sign * values
-    if not (size[0] >= size[1] <= size[2] and min(size) > 0):
+    if min(size) <= 0 or min(size[0], size[2]) - size[1] < _DIP:
         return []
     best = minimize_scalar(
         lambda u: sign * at(u), bounds=(t[0], t[2]), method="bounded", options={"xatol": 1e-10}

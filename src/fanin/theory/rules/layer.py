@@ -150,15 +150,15 @@ class LayerRule:
 def deviation_slope(
     act: Activation, m: Moments, mean: float, variance: float, centre: float
 ) -> float:
-    """E[f'^2 + (f - centre) f''], the derivative of E[(f - centre)^2] by the variance.
+    """The derivative of E[(f - centre)^2] by the variance, E[f'^2 + (f - centre) f''].
 
-    E[f''] is taken as the second Hermite coefficient, which also counts kinks.
+    E[f''] is the second Hermite coefficient, which also counts kinks.
     """
     bend = 0.0
     if centre != 0:
         second = hermite_coefficients(act, 2, mean, variance)[2]
         bend = math.sqrt(2.0) * float(second) / variance
-    return float(m.derivative_second_moment + m.curvature - centre * bend)
+    return float(m.derivative_second_moment + m.curvature) - centre * bend
 
 
 def layer_rule(

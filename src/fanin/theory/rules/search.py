@@ -28,7 +28,7 @@ SCALES = 2.0 ** (np.arange(-48, 9) / 2)  # 6e-8 ... 16
 _Z = np.arange(-8.0, 8.01, 0.375)
 _WEIGHTS = np.exp(-(_Z**2) / 2) / np.exp(-(_Z**2) / 2).sum()
 
-_BALANCED = 1 / 128  # the variance of f at which weights and biases learn alike, see `cost`
+_BALANCED = 1 / 256  # the variance of f at which weights and biases learn alike, see `cost`
 
 
 class Screened(NamedTuple):
@@ -61,31 +61,33 @@ class Candidate:
     cost: float
     slope: float
 
+    @property
+    def uses_budget(self) -> bool:
+        return self.low < self.high
+
 
 def cost(
-    beta: float, s: Points, mean: Points, variance: Points, chi: Points, slope: Points, depth: float
+    s: Points, mean: Points, variance: Points, chi: Points, slope: Points, depth: float
 ) -> Points:
     """How hard a network at this operating point is to train; small is good.
 
-    *Definition*: with g = Var[f]/s^2, about the squared slope of f,
-    `cost = ln(1 + E[f]^2/Var[f])/2 + (3/2) |ln g| + (3/4) |ln(128 Var[f])| + 2 depth max(0, ln Q')
-    + 4 depth max(0, ln Q' - ln C'(1)) + |beta|/(10 s)`.
+    *Definition*: with V = Var[f], m = E[f] and g = V/s^2, about the squared slope of f,
+    `cost = ln(1 + m^2/V)/2 + |ln g| + |ln(256 V)|/2 + 6 depth max(0, ln Q')
+    + 4 depth max(0, ln Q' - ln C'(1))`.
 
     In units of s, a step of gradient descent moves a weight by g, a bias by 1/s^2 and the common
-    mode of a unit's weights by N E[f]^2/s^2, against N g for the rest. So the terms are: the mean
+    mode of a unit's weights by N m^2/s^2, against N g for the rest. So the terms are: the mean
     gives the loss one steep direction; a slope far from 1 changes the step of the weights; biases
-    and weights learn alike where N Var[f] = 1, taken at N = 128; a growing variance; a budget
-    that goes to the variance map instead of the distances between inputs; and a far shift,
-    which only the biases hold in place.
+    and weights learn alike where N V = 1, taken at N = 256; a growing variance; a budget that
+    goes to the variance map instead of the distances between inputs.
     """
     with np.errstate(all="ignore"):
-        gain = np.abs(np.log(variance / s**2))
-        balance = np.abs(np.log(variance / _BALANCED))
-        growth = np.maximum(0.0, np.log(slope)) * depth
-        waste = np.maximum(0.0, np.log(slope / chi)) * depth
         common = np.log1p(mean**2 / variance) / 2
-    total: Points = common + 1.5 * gain + 0.75 * balance + 2 * growth + 4 * waste
-    total = total + 0.1 * abs(beta) / s
+        gain = np.abs(np.log(variance / s**2))
+        balance = np.abs(np.log(variance / _BALANCED)) / 2
+        growth = 6 * depth * np.maximum(0.0, np.log(slope))
+        waste = 4 * depth * np.maximum(0.0, np.log(slope / chi))
+    total: Points = common + gain + balance + growth + waste
     return np.where(np.isfinite(total), total, np.inf)
 
 
@@ -109,8 +111,11 @@ def screen(act: Activation, betas: Points) -> Screened:
 
 def candidates(
     act: Activation, log_budget: float, depth: float, *, chi_alone: bool = False
-) -> list[Candidate]:
-    """Points where max(C'(1), Q'), or C'(1) alone, reaches the budget; the best first."""
+) -> tuple[list[Candidate], list[Candidate]]:
+    """Points where max(C'(1), Q'), or C'(1) alone, meets the budget, and points below it.
+
+    The second kind is there for an f that is affine, or nearly; both lists start with the best.
+    """
     betas = np.concatenate([BETAS, _features(act)])
     table = screen(act, betas)
     with np.errstate(all="ignore"):
@@ -123,7 +128,8 @@ def candidates(
             found += _unused(table, row, float(beta), depth)
         elif first > 0 and table.valid[row, first - 1]:
             found.append(_crossing(table, log_growth, row, first, float(beta), log_budget, depth))
-    return sorted(found, key=lambda c: round(c.cost, 9))
+    found.sort(key=lambda c: round(c.cost, 9))
+    return [c for c in found if c.uses_budget], [c for c in found if not c.uses_budget]
 
 
 def _crossing(
@@ -148,14 +154,14 @@ def _crossing(
     with np.errstate(all="ignore"):
         variance = np.exp(at(np.log(table.variance)))
     here = (at(table.mean), variance, at(table.chi), at(table.slope))
-    price = cost(beta, np.array([s]), *here, depth)
+    price = cost(np.array([s]), *here, depth)
     return Candidate(beta, s, low, high, float(price[0]), float(at(table.slope)[0]))
 
 
 def _unused(table: Screened, row: int, beta: float, depth: float) -> list[Candidate]:
     """The best point of a row on which the budget is never used up (affine, or nearly)."""
     here = (table.mean[row], table.variance[row], table.chi[row], table.slope[row])
-    price = np.where(table.valid[row], cost(beta, SCALES, *here, depth), np.inf)
+    price = np.where(table.valid[row], cost(SCALES, *here, depth), np.inf)
     best = int(price.argmin())
     if not math.isfinite(price[best]):
         return []

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import pairwise
 from operator import itemgetter
 from typing import Any
 
@@ -17,7 +16,7 @@ from fanin.theory.gaussian import moments
 from fanin.theory.rules.layer import LayerRule, deviation_slope, layer_rule
 from fanin.theory.rules.search import BETAS, SCALES, Candidate, candidates
 
-_TRIES = 6  # candidates that are solved exactly before giving up
+_TRIES = 6  # candidates of each kind that are solved exactly before giving up
 
 
 def shaped(
@@ -75,7 +74,8 @@ def shaped(
     log_budget = math.log(zeta) / depth
     if variance_slope is not None:
         return _with_slope(act, log_budget, depth, zeta, variance_slope)
-    for candidate in candidates(act, log_budget, depth)[:_TRIES]:
+    meeting, below = candidates(act, log_budget, depth)
+    for candidate in meeting[:_TRIES] + below[:_TRIES]:
         scale = _solve(act, candidate, log_budget)
         if scale is not None:
             return _rule(act, candidate.beta, scale, depth, zeta)
@@ -119,7 +119,7 @@ def _solve(
 
     low, high = math.log(candidate.low), math.log(candidate.high)
     try:
-        if low == high:
+        if not candidate.uses_budget:
             return candidate.s if excess(low) <= 0 else None
         for _ in range(4):
             low -= math.log(2.0) if excess(low) >= 0 else 0.0
@@ -143,10 +143,16 @@ def _with_slope(
     act: Activation, log_budget: float, depth: int, zeta: float, slope: float
 ) -> LayerRule:
     """The best point on the curve C'(1)^depth = zeta at which Q' has a given value."""
-    curve = candidates(act, log_budget, depth, chi_alone=True)
-    curve = sorted((c for c in curve if c.low < c.high), key=lambda c: c.beta)
-    pairs = [(a, b) for a, b in pairwise(curve) if (a.slope < slope) != (b.slope < slope)]
-    for a, b in sorted(pairs, key=lambda pair: round(pair[0].cost + pair[1].cost, 6)):
+    meeting, _ = candidates(act, log_budget, depth, chi_alone=True)
+    curve = sorted(meeting, key=lambda c: c.beta)
+    signs = [c.slope < slope for c in curve]
+    # One point more on both sides, since the grid is coarse.
+    brackets = [
+        (curve[max(i - 1, 0)], curve[min(i + 2, len(curve) - 1)])
+        for i in range(len(curve) - 1)
+        if signs[i] != signs[i + 1]
+    ]
+    for a, b in sorted(brackets, key=lambda ends: round(ends[0].cost + ends[1].cost, 6)):
 
         def at(beta: float, a: Candidate = a, b: Candidate = b) -> tuple[float, float]:
             low, high = min(a.low, b.low), max(a.high, b.high)
@@ -154,8 +160,7 @@ def _with_slope(
             s = _solve(act, here, log_budget, bound=itemgetter(0))
             return (math.nan, math.nan) if s is None else (s, _slopes(act, beta, s)[1] - slope)
 
-        ends = at(a.beta)[1] * at(b.beta)[1]
-        if ends < 0:
+        if at(a.beta)[1] * at(b.beta)[1] < 0:
             beta = brentq(lambda x, at=at: at(x)[1], a.beta, b.beta, xtol=1e-13)
             return _rule(act, beta, at(beta)[0], depth, zeta)
     raise _no_solution(act, depth, zeta, f"no operating point has Q' = {slope:g}")
