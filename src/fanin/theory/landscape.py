@@ -51,6 +51,7 @@ _TOWARDS_ZERO = 2.0 ** -np.arange(1.0, 41.0)
 _RESOLVED = 1e-12  # unresolved part relative to the largest value on the panel
 _NOTHING = 1e-40  # values below this are as good as zero
 _NARROW = 2.0**-22  # half width of a panel relative to its centre, at which a break is suspected
+_SLOW = 64  # halving takes less than this off a kink, and far more off a smooth function
 _BUDGET = 200  # panels that are halved at once, those nearest to zero first
 _LEVELS = 64
 _SEARCHES = 4
@@ -163,10 +164,12 @@ def _refined(f: Function, panels: Panels, narrow: float) -> tuple[Panels, Panels
     for _ in range(_LEVELS):
         values = f(panels.nodes)
         size, part = np.abs(values).max(axis=1), tail(values)
-        rough = part > _RESOLVED * np.maximum(size, _NOTHING)
-        rough &= np.isfinite(values).all(axis=1) & ~is_noise(part, before, size)
-        rough |= _hides(f, panels, values)
-        tiny = rough & (panels.half < np.maximum(narrow * np.abs(panels.centre), 2.0**-45))
+        rough = (part > _RESOLVED * np.maximum(size, _NOTHING)) & ~is_noise(part, before, size)
+        # A kink fades as its panel shrinks; it is caught before it is too faint to be seen.
+        faint = rough & (part > before / _SLOW) & (part < _SLOW * _RESOLVED * size)
+        rough = (rough | _hides(f, panels, values)) & np.isfinite(values).all(axis=1)
+        narrow_now = panels.half < np.maximum(narrow * np.abs(panels.centre), 2.0**-45)
+        tiny = rough & (faint | narrow_now)
         stuck.append(panels.chosen(tiny))
         rough &= ~tiny
         if rough.sum() > _BUDGET:
@@ -236,7 +239,7 @@ class _Piece(NamedTuple):
 
 def _written(x: float) -> float:
     """The shortest decimal number within rounding of x, since breaks are constants in a source."""
-    for digits in range(1, 14):
+    for digits in range(1, 11):
         short = float(f"{x:.{digits}g}")
         if abs(short - x) <= 32 * EPS * abs(x):
             return short
