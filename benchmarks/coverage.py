@@ -172,7 +172,7 @@ def measure(
     graph: Graph, model: nn.Module, specs: Any, seed: int
 ) -> tuple[dict[int, float], dict[int, float]]:
     """Mean squares of all tensors of the graph, and of the gradients of parameters."""
-    torch.manual_seed(seed)
+    torch.manual_seed(1_000_003 + seed)  # other numbers than those of the inputs
     tensors = dict(_leaves(graph, model, draw(specs, seed)))
     squares = {}
     last = {i: n.index for n in graph.nodes for i in n.inputs}
