@@ -229,11 +229,26 @@ def integrate(function: Function, latent: Table) -> tuple[Table, bool]:
     scale = outer(np.sqrt(variance))
     rho = (latent.pairs - outer(mean)) / np.where(scale > 0, scale, 1.0)
     rho = np.clip(np.where(scale > 0, rho, 1.0), -1.0, 1.0)
+    if mean.size == 1 and rho.size > 4 * len(_GRID):  # one curve for all pairs
+        curve = _mehler(_GRID, coefficients.ravel(), float(tail.item()))
+        pairs = np.interp(rho, _GRID, curve)
+        return Table(latent.dims, coefficients[0], pairs)._compact(), defined
     pairs = outer(tail) * rho
     for c in coefficients[:0:-1]:
         pairs = (pairs + outer(c)) * rho
     table = Table(latent.dims, coefficients[0], pairs + outer(coefficients[0]))
     return table._compact(), defined
+
+
+_GRID = np.sin(np.linspace(-np.pi / 2, np.pi / 2, 1025))
+
+
+def _mehler(rho: Array, coefficients: Array, tail: float) -> Array:
+    """E[f(u) f(v)] at each correlation."""
+    value = tail**2 * rho
+    for c in coefficients[:0:-1]:
+        value = (value + c * c) * rho
+    return np.asarray(value + coefficients[0] ** 2)
 
 
 def _coefficients(function: Function, mean: Array, variance: Array) -> tuple[Array, Array, bool]:

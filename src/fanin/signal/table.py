@@ -36,8 +36,9 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-# Above this many numbers a table forgets its longest profile and keeps the average.
-_LARGEST = 1 << 19
+# Above this many numbers a table forgets its longest profile and keeps the average, and above
+# this many it folds its resolved axes.
+_LARGEST, _RESOLVED = 1 << 15, 1 << 17
 
 
 @dataclass(frozen=True, eq=False)
@@ -400,17 +401,46 @@ class Table:
         """Without profiles that say nothing, and without those that would not fit."""
         k = len(self.factors)
         mean, pairs = self.mean, self.pairs
-        if pairs.size > _LARGEST and self.resolved:
+        if self.resolved and pairs.size > _RESOLVED:
             return self.folded()._compact()
         for a in range(k):
             if pairs.shape[a] == 2 and pairs.shape[k + a] > 1 and _constant(pairs, k + a):
                 pairs = pairs.mean(axis=k + a, keepdims=True)
             if mean.shape[a] > 1 and _constant(mean, a):
                 mean = mean.mean(axis=a, keepdims=True)
-        while pairs.size > _LARGEST and max(pairs.shape[k:]) > 1:
-            a = int(np.argmax(pairs.shape[k:]))
+        free = [a for a in range(k) if pairs.shape[a] == 2]
+        while not self.resolved and pairs.size > _LARGEST:
+            a = max(free, key=lambda a: pairs.shape[k + a])
             pairs, mean = pairs.mean(axis=k + a, keepdims=True), mean.mean(axis=a, keepdims=True)
-        return Table(self.dims, mean, pairs)
+        return Table(self.dims, mean, pairs)._joined()
+
+    def _joined(self) -> Table:
+        """Neighbouring factors of a dimension as one where nothing is lost by it."""
+        axis, dims, table = 0, list(self.dims), self
+        for d, dim in enumerate(self.dims):
+            for at in range(len(dim) - 1, 0, -1):
+                if table._alike(axis + at - 1):
+                    mean, pairs = table._merge(axis + at - 1, 2)
+                    mine = dims[d]
+                    dims[d] = (*mine[: at - 1], mine[at - 1] * mine[at], *mine[at + 1 :])
+                    table = Table(tuple(dims), mean, pairs)
+            axis += len(dims[d])
+        return table
+
+    def _alike(self, a: int) -> bool:
+        """Whether it does not matter in which of the factors a and a + 1 two elements differ."""
+        k, shape = len(self.factors), self.pairs.shape
+        if shape[a] != 2 or shape[a + 1] != 2 or shape[k + a] > 1 or shape[k + a + 1] > 1:
+            return False
+        if self.mean.shape[a] > 1 or self.mean.shape[a + 1] > 1:
+            return False
+        one = self.pairs.take(0, a)
+        two = self.pairs.take(1, a)
+        first, second, both = one.take(1, a), two.take(0, a), two.take(1, a)
+        scale = 1e-12 * np.abs(self.pairs).max()
+        return bool(
+            (np.abs(first - both) <= scale).all() and (np.abs(second - both) <= scale).all()
+        )
 
     # --- picking -----------------------------------------------------------------------------
 
@@ -553,8 +583,11 @@ def align(first: Table, second: Table) -> tuple[Table, Table]:
         both.append(common)
     x = first.refactored(one[n - len(first.dims) :])._expanded(both)
     y = second.refactored(two[n - len(second.dims) :])._expanded(both)
-    axes = {*x.resolved, *y.resolved}
-    return (x.unfolded(sorted(axes)), y.unfolded(sorted(axes))) if axes else (x, y)
+    axes = sorted({*x.resolved, *y.resolved})
+    size = prod(map(max, x.pairs.shape, y.pairs.shape))
+    if axes and size > _RESOLVED:
+        return x.folded(), y.folded()
+    return (x.unfolded(axes), y.unfolded(axes)) if axes else (x, y)
 
 
 def product(first: Table, second: Table) -> Table:

@@ -28,6 +28,7 @@ from fanin.signal.transfer.call import (
     forward,
     reduced_to,
 )
+from fanin.signal.transfer.sampled import averaged_tables, joint, sampled
 
 if TYPE_CHECKING:
     from fanin.signal.state import Function
@@ -282,10 +283,13 @@ def _product(call: Call, states: Sequence[State]) -> State:
     """x y (or x / y) of different sources, as if independent."""
     x, y = states
     how = CLOSED
+    dependent = bool(x.roots & y.roots) and _varies(x) and _varies(y)
+    if dependent and call.node.name == "div" and joint(call):
+        return sampled(call)[0]
     if call.node.name == "div":
         y = applied(y, lambda v: 1.0 / np.where(v == 0, np.nan, v), ("1/", y.token))
         how = y.how
-    if x.roots & y.roots and _varies(x) and _varies(y):
+    if dependent:
         how = f"{ASSUMED}: independent operands"
     table = product(x.table, y.table)
     steady = not _varies(x) or not _varies(y)
@@ -327,18 +331,15 @@ def _drawn(call: Call, states: Sequence[State], draws: int = 64) -> State:
         factors, _ = align(factors, s.table)
     laid = [align(s.table, factors)[0] for s in states]
     generator = call.generator()
-    total, squares = np.zeros(()), []
     tables = []
     for _ in range(draws):
         arrays = [_draw(s, t, generator) for s, t in zip(states, laid, strict=True)]
         result = np.nan_to_num(_run(call, arrays))
         tables.append(Table.measured(result.reshape(_small(factors).factors)))
-        squares.append(tables[-1].second_moment)
-    pairs = np.mean([t.pairs for t in tables], axis=0)
-    mean = np.mean([t.mean for t in tables], axis=0)
-    table = Table(factors.dims, mean, pairs)
+    squares = [t.second_moment for t in tables]
+    average = averaged_tables(tables)
+    table = Table(factors.dims, average.mean, average.pairs)
     error = float(np.std(squares) / np.sqrt(draws) / max(np.mean(squares), 1e-300))
-    del total
     return State(table, f"sampled ± {error:.1%}", call.token(), roots=call.roots)
 
 
@@ -451,8 +452,8 @@ def _drawn_slope(call: Call, states: Sequence[State], place: int) -> Table:
         arrays = [_draw(s, t, generator) for s, t in zip(states, laid, strict=True)]
         slope = _derivative(call, arrays, place)
         tables.append(Table.measured(slope.reshape(_small(factors).factors)))
-    mean, pairs = (np.mean([getattr(t, n) for t in tables], axis=0) for n in ("mean", "pairs"))
-    return Table(factors.dims, mean, pairs)
+    average = averaged_tables(tables)
+    return Table(factors.dims, average.mean, average.pairs)
 
 
 # --- operations that are functions of one tensor although they draw or compare --------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.special import ndtr
@@ -13,7 +14,10 @@ from fanin.signal.table import Table
 from fanin.signal.transfer.call import Call, Gradients, Term, backward, forward
 from fanin.signal.transfer.convolution import _each, taps
 
-_DRAWS = 4096
+if TYPE_CHECKING:
+    from fanin.signal.state import Function
+
+_DRAWS = 2048
 
 
 def _windows(call: Call) -> list[tuple[int, np.ndarray]]:
@@ -160,7 +164,7 @@ def _products(counts: Sequence[np.ndarray]) -> set[tuple[int, ...]]:
 
 def _largest(
     latent: Table,
-    function: object,
+    function: Function | None,
     wide: Sequence[int],
     taps_inside: int,
     generator: np.random.Generator,
@@ -171,43 +175,29 @@ def _largest(
     """
     flat = latent.flat()
     flat = flat.coarse(tuple(range(len(flat.dims))))
-    k = len(flat.factors)
-    inside = flat.axes(wide)
-    pairs = flat.pairs.reshape((2,) * k)
-    apart = tuple(1 if a in inside else 0 for a in range(k))
+    k, inside = len(flat.factors), flat.axes(wide)
     others = [a for a in range(k) if a not in inside]
-    # axes: the others, the windows (two of them), the taps of one window
-    index = []
+    shape = (_DRAWS, *(2 for _ in others), 2, max(taps_inside, 1))
+    pairs = np.full((2,) * len(shape), flat.average**2)
     for mask in np.ndindex(*(2,) * (len(others) + 2)):
-        full = [0] * k
-        for a, m in zip(others, mask, strict=False):
-            full[a] = m
-        if mask[-1] or mask[-2]:
-            for a in inside:
-                full[a] = 1
-        index.append(pairs[tuple(full)])
-    del apart
-    shape = (*(2 for _ in others), 2, max(taps_inside, 1))
+        differs = dict(zip(others, mask, strict=False))
+        moved = int(any(mask[-2:]))
+        entry = tuple(moved if a in inside else differs[a] for a in range(k))
+        pairs[(0, *mask)] = flat.pairs.reshape((2,) * k)[entry]
     small = Table(
-        tuple((n,) for n in shape), np.full((1,) * len(shape), flat.average),
-        np.array(index).reshape((2,) * len(shape) + (1,) * len(shape)),
-    )  # fmt: skip
-    draws = max(_DRAWS // 2 ** (len(others) + 1), 64)
-    found, level, mean = np.zeros((2,) * (len(others) + 1)), [], 0.0
-    for _ in range(draws):
-        z = _draw(small, generator)
-        x = z if function is None else function(z)  # type: ignore[operator]
-        top = x.max(-1)
-        table = Table.measured(top)
-        found += table.pairs.reshape(found.shape) / draws
-        level.append(table.second_moment)
-        mean += table.average / draws
-    return found, mean, float(np.std(level) / np.sqrt(draws) / max(np.mean(level), 1e-300))
-
-
-def _draw(small: Table, generator: np.random.Generator) -> np.ndarray:
-    """A draw with axes of one element too."""
-    return small.sample(generator).reshape([n for d in small.dims for n in d])
+        tuple((n,) for n in shape),
+        np.full((1,) * len(shape), flat.average),
+        pairs.reshape((2,) * len(shape) + (1,) * len(shape)),
+    )
+    z = small.sample(generator).reshape(shape)
+    top = (z if function is None else np.asarray(function(z))).max(-1)
+    level = (top**2).mean(axis=tuple(range(1, top.ndim)))
+    found = np.empty((2,) * (top.ndim - 1))
+    for mask in np.ndindex(*found.shape):
+        other = np.flip(top, [1 + a for a, m in enumerate(mask) if m])
+        found[mask] = (top * other).mean()
+    error = float(level.std() / np.sqrt(_DRAWS) / max(level.mean(), 1e-300))
+    return found, float(top.mean()), error
 
 
 def _placed(

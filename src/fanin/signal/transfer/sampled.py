@@ -1,44 +1,76 @@
-"""What has no rule: the operation is run on arrays drawn from the incoming states."""
+"""What has no rule: the operation is run on arrays drawn from the incoming states.
+
+An operand that is no function of a Gaussian (softmax weights, a product) is drawn by running what
+made it, back to tensors that are; operands with a common source are so drawn together.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from math import prod
 
 import numpy as np
 
 from fanin.errors import NotCoveredError
-from fanin.signal.graph import Value
+from fanin.signal.graph import Node
 from fanin.signal.state import State, law
 from fanin.signal.table import Table
 from fanin.signal.transfer.call import Call, Gradients
 
 _DRAWS = 8
-_LARGEST = 1 << 24
+_LARGEST = 1 << 24  # elements of an operand that is drawn whole
+_JOINT = 1 << 20  # elements up to which what made an operand is run again
+_DEPTH = 12
 
 
-def _array(state: State, value: Value, generator: np.random.Generator) -> np.ndarray:
-    """One draw of an operand, in its own shape and kind."""
-    if state.data is not None:
-        return np.asarray(state.data)
-    latent, function, _, _ = law(state)
-    x = latent.sample(generator)
-    x = x if function is None else np.asarray(function(x))
-    x = x.reshape(state.shape)
-    if state.allowed is not None:
-        x = np.where(np.broadcast_to(state.allowed.keep, x.shape), x, state.allowed.fill)
-    if value.floating:
-        return x
-    return x > 0.5 if value.dtype == "bool" else np.rint(x).astype(value.dtype)
+class Draw:
+    """One joint draw of values of the graph."""
+
+    def __init__(self, call: Call, generator: np.random.Generator) -> None:
+        self.call, self.generator = call, generator
+        self.arrays: dict[int, np.ndarray] = {}
+        self.sources: dict[Hashable, np.ndarray] = {}
+
+    def value(self, index: int, depth: int = _DEPTH) -> np.ndarray:
+        """A draw of the value with this index, the same one each time it is asked for."""
+        if index not in self.arrays:
+            state = self.call.states[index]
+            node = self.call.graph.producer(index)
+            if state.data is not None:
+                self.arrays[index] = np.asarray(state.data)
+            elif node is not None and depth and self._runs(node, state):
+                results = node.kernel(*(self.value(i, depth - 1) for i in node.inputs))  # type: ignore[misc]
+                self.arrays.update(zip(node.outputs, results, strict=True))
+            else:
+                self.arrays[index] = self._drawn(index, state)
+        return self.arrays[index]
+
+    def _runs(self, node: Node, state: State) -> bool:
+        """Whether the operation that made a value is run again rather than its law used."""
+        if state.gaussian and state.function is None or node.kernel is None or node.random:
+            return False
+        sizes = [self.call.graph.values[i].size for i in (*node.inputs, *node.outputs)]
+        return max(sizes) <= _JOINT and min(sizes) > 0
+
+    def _drawn(self, index: int, state: State) -> np.ndarray:
+        """A draw from a state's own law."""
+        latent, function, source, _ = law(state)
+        if source not in self.sources:
+            self.sources[source] = latent.sample(self.generator).reshape(state.shape)
+        x = self.sources[source]
+        x = x if function is None else np.asarray(function(x))
+        if state.allowed is not None:
+            x = np.where(np.broadcast_to(state.allowed.keep, x.shape), x, state.allowed.fill)
+        value = self.call.graph.values[index]
+        if value.floating:
+            return x
+        return x > 0.5 if value.dtype == "bool" else np.rint(x).astype(value.dtype)
 
 
-def _operands(call: Call, generator: np.random.Generator) -> list[np.ndarray]:
-    """One draw of all operands; a tensor that is read twice is drawn once."""
-    drawn: dict[int, np.ndarray] = {}
-    for index in call.node.inputs:
-        if index not in drawn:
-            drawn[index] = _array(call.states[index], call.graph.values[index], generator)
-    return [drawn[i] for i in call.node.inputs]
+def joint(call: Call) -> bool:
+    """Whether an operation is small enough to be drawn whole, with what made its operands."""
+    sizes = [call.graph.values[i].size for i in (*call.node.inputs, *call.node.outputs)]
+    return call.node.kernel is not None and max(sizes) <= _JOINT // 8
 
 
 def refuse(call: Call, why: str) -> NotCoveredError:
@@ -58,18 +90,20 @@ def sampled(call: Call) -> list[State]:
     """
     if call.node.kernel is None:
         raise refuse(call, "no rule and no kernel")
-    if max((prod(s.shape) for s in call.operands), default=0) > _LARGEST:
+    largest = max((prod(s.shape) for s in call.operands), default=0)
+    if largest > _LARGEST:
         raise refuse(call, f"operands of more than {_LARGEST} elements")
-    generator = call.generator()
-    draws = _DRAWS if max((prod(s.shape) for s in call.operands), default=0) < 1 << 20 else 2
-    runs = []
-    for _ in range(draws):
+    generator, runs = call.generator(), []
+    for _ in range(_draws(largest)):
+        draw = Draw(call, generator)
         with np.errstate(all="ignore"):
-            runs.append(call.node.kernel(*_operands(call, generator)))
-    return [
-        _measured(call, position, [r[position] for r in runs])
-        for position in range(len(call.node.outputs))
-    ]
+            runs.append(call.node.kernel(*(draw.value(i) for i in call.node.inputs)))
+    return [_measured(call, i, [r[i] for r in runs]) for i in range(len(call.node.outputs))]
+
+
+def _draws(elements: int) -> int:
+    """Number of draws: more of small tensors."""
+    return int(np.clip((1 << 18) // max(elements, 1), 2, 4 * _DRAWS))
 
 
 def _measured(call: Call, position: int, results: Sequence[np.ndarray]) -> State:
@@ -82,12 +116,7 @@ def _measured(call: Call, position: int, results: Sequence[np.ndarray]) -> State
         second = float(np.mean([(r**2).mean() for r in finite if r.size] or [0.0]))
         table = Table.iid(shape, mean, second)
     else:
-        tables = [Table.measured(r) for r in finite]
-        table = Table(
-            tables[0].dims,
-            np.mean([t.mean for t in tables], axis=0),
-            np.mean([t.pairs for t in tables], axis=0),
-        )
+        table = averaged_tables([Table.measured(r) for r in finite])
     levels = [float((r**2).mean()) if r.size else 0.0 for r in finite]
     error = float(np.std(levels) / np.sqrt(len(levels)) / max(np.mean(levels), 1e-300))
     low = min((float(r.min()) for r in finite if r.size), default=0.0)
@@ -98,23 +127,29 @@ def _measured(call: Call, position: int, results: Sequence[np.ndarray]) -> State
     )  # fmt: skip
 
 
+def averaged_tables(tables: Sequence[Table]) -> Table:
+    """The average of tables of one layout, from as many draws."""
+    mean, pairs = (np.mean([getattr(t, n) for t in tables], axis=0) for n in ("mean", "pairs"))
+    return Table(tables[0].dims, mean, pairs)
+
+
 def sampled_back(call: Call, grads: Sequence[Table | None]) -> Gradients:
     """Gradients of the inputs from the operation's own derivative, on draws of both."""
     if call.node.kernel is None:
         raise refuse(call, "no backward rule and no kernel")
+    largest = max((prod(s.shape) for s in call.operands), default=0)
     generator = call.generator()
     found: dict[int, list[Table]] = {}
-    for _ in range(_DRAWS // 2):
-        arrays = _operands(call, generator)
+    for _ in range(max(_draws(largest) // 2, 2)):
+        draw = Draw(call, generator)
+        arrays = [draw.value(i) for i in call.node.inputs]
         cotangents = [
             None if g is None else g.sample(generator).reshape(call.output(i).shape)
             for i, g in enumerate(grads)
         ]
-        for index, back in zip(
-            call.node.inputs, call.node.kernel.vjp(arrays, cotangents), strict=True
-        ):
+        backs = call.node.kernel.vjp(arrays, cotangents)
+        for index, back in zip(call.node.inputs, backs, strict=True):
             if back is not None and call.graph.values[index].floating:
                 found.setdefault(index, []).append(Table.measured(np.nan_to_num(back)))
     for index, tables in found.items():
-        mean, pairs = (np.mean([getattr(t, n) for t in tables], axis=0) for n in ("mean", "pairs"))
-        yield index, Table(tables[0].dims, mean, pairs)
+        yield index, averaged_tables(tables)
