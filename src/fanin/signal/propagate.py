@@ -12,7 +12,7 @@ import numpy as np
 from fanin.errors import ArgumentError, UnknownNameError
 from fanin.signal.graph import Graph, Node, Parameter, Value
 from fanin.signal.spec import Spec
-from fanin.signal.state import ASSUMED, CLOSED, Given, State, Statement
+from fanin.signal.state import ASSUMED, CLOSED, Given, State, Statement, law
 from fanin.signal.table import Table
 from fanin.signal.transfer import BACKWARD, FORWARD, Call
 from fanin.signal.transfer.call import Backward, Forward, Term, gathered, total
@@ -280,7 +280,7 @@ def backward(signal: Signal, cotangents: Mapping[int, Table | float] | None = No
     }
     gradients: dict[int, Table] = {}
     for node in reversed(graph.nodes):
-        arriving = [gathered(terms[i]) if i in terms else [] for i in node.outputs]
+        arriving = [_arrived(i, terms.get(i, ()), signal) for i in node.outputs]
         for index, parts in zip(node.outputs, arriving, strict=True):
             if parts:
                 gradients[index] = total(parts)
@@ -293,6 +293,15 @@ def backward(signal: Signal, cotangents: Mapping[int, Table | float] | None = No
         if index not in gradients:
             gradients[index] = total(parts)
     return Signal(graph, signal.states, gradients)
+
+
+def _arrived(index: int, terms: Sequence[Term], signal: Signal) -> list[Term]:
+    """The gradient in a value: parts that go on along its Gaussian, and the rest as one."""
+    parts = gathered(terms)
+    source = law(signal.states[index])[2]
+    onward = [t for t in parts if t.slope is not None and t.source == source]
+    rest = [t for t in parts if t not in onward]
+    return [*onward, Term(("value", index), total(rest))] if len(rest) > 1 else parts
 
 
 def _sent_back(

@@ -233,10 +233,11 @@ def integrate(function: Function, latent: Table) -> tuple[Table, bool]:
         curve = _mehler(_GRID, coefficients.ravel(), float(tail.item()))
         pairs = np.interp(rho, _GRID, curve)
         return Table(latent.dims, coefficients[0], pairs)._compact(), defined
-    pairs = outer(tail) * rho
-    for c in coefficients[:0:-1]:
-        pairs = (pairs + outer(c)) * rho
-    table = Table(latent.dims, coefficients[0], pairs + outer(coefficients[0]))
+    one, other = paired(np.concatenate([coefficients, tail[None]]), latent, lead=1)
+    pairs = one[-1] * other[-1] * rho
+    for i in range(len(coefficients) - 1, 0, -1):
+        pairs = (pairs + one[i] * other[i]) * rho
+    table = Table(latent.dims, coefficients[0], pairs + one[0] * other[0])
     return table._compact(), defined
 
 

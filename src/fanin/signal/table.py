@@ -607,18 +607,19 @@ def add(first: Table, second: Table, scale: float = 1.0, cross: Array | None = N
     return Table(x.dims, x.mean + scale * y.mean, pairs)._compact()
 
 
-def paired(profile: Array, like: Table) -> tuple[Array, Array]:
+def paired(profile: Array, like: Table, lead: int = 0) -> tuple[Array, Array]:
     """A number of each element for both elements of a pair, laid out as the pairs of a table.
 
     The second is the same, another one's average, or, on a resolved axis, the other one's own.
+    The first `lead` axes of the profile are carried along.
     """
-    k = profile.ndim
-    one = profile.reshape((1,) * k + profile.shape)
+    k = profile.ndim - lead
+    one = profile.reshape(profile.shape[:lead] + (1,) * k + profile.shape[lead:])
     other = one
-    for a in range(k):
+    for a in range(lead, lead + k):
         if profile.shape[a] == 1:
             continue
-        if like.pairs.shape[a] != 2:
+        if like.pairs.shape[a - lead] != 2:
             other = np.swapaxes(other, a, k + a)
         else:
             averaged = np.broadcast_to(other.mean(k + a, keepdims=True), other.shape)

@@ -158,9 +158,12 @@ def _masks(mask: Mask | None, keys: int, queries: int) -> tuple[np.ndarray, np.n
     if mask is None:
         return np.ones((1, queries, keys), dtype=bool), np.ones(1)
     keep = np.atleast_2d(mask.keep)
-    keep = np.broadcast_to(keep, (*keep.shape[:-2], queries, keys)).reshape(-1, queries * keys)
-    found, counts = np.unique(keep, axis=0, return_counts=True)
-    return found.reshape(-1, queries, keys), counts / counts.sum()
+    keep = np.broadcast_to(keep, (*keep.shape[:-2], queries, keys)).reshape(-1, queries, keys)
+    found: dict[bytes, int] = {}
+    for one in keep:
+        found[one.tobytes()] = found.get(one.tobytes(), 0) + 1
+    masks = np.frombuffer(b"".join(found), dtype=bool).reshape(-1, queries, keys)
+    return masks, np.array(list(found.values())) / len(keep)
 
 
 def _between(keep: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
