@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -17,28 +17,33 @@ if TYPE_CHECKING:
     from jaxtyping import Bool, Float
 
     Points = Float[np.ndarray, "points"]
-    Table = Float[np.ndarray, "beta s"]
-    Mask = Bool[np.ndarray, "beta s"]
+    Table = Float[np.ndarray, "..."]
+    Mask = Bool[np.ndarray, "..."]
 
 _POSITIVE = 2.0 ** (np.arange(-24, 17) / 4)
 BETAS = np.concatenate([[0.0], *np.stack([_POSITIVE, -_POSITIVE], axis=1)])  # 0, 1/64 ... 16
 SCALES = 2.0 ** (np.arange(-48, 9) / 2)  # 6e-8 ... 16
 
 # The trapezoidal rule on the whole line is exact to rounding for smooth f at this step.
-_Z = np.arange(-8.0, 8.01, 0.375)
+_Z = np.arange(-8.0, 8.01, 0.5)
 _WEIGHTS = np.exp(-(_Z**2) / 2) / np.exp(-(_Z**2) / 2).sum()
 
 _BALANCED = 1 / 256  # the variance of f at which weights and biases learn alike, see `cost`
 
 
-class Screened(NamedTuple):
-    """Coarse moments of f(beta + s Z), one row for each beta and one column for each s."""
+class Coarse(NamedTuple):
+    """Moments of f(beta + s Z), roughly, at any number of operating points."""
 
+    beta: Table
+    s: Table
     mean: Table
     variance: Table
     chi: Table
     slope: Table
-    valid: Mask
+
+    def at(self, index: Any) -> Coarse:
+        """The same at some of the points."""
+        return Coarse(*(values[index] for values in self))
 
 
 @dataclass(frozen=True)
@@ -48,28 +53,20 @@ class Candidate:
     Attributes:
         beta: mean of the pre-activation.
         s: standard deviation of the pre-activation.
-        low: largest grid value of s below the budget.
-        high: smallest grid value of s above it; equal to low where the budget is never used up.
-        cost: see `cost`; small is good.
+        chi: C'(1) there.
         slope: Q' there.
+        cost: see `cost`; small is good.
     """
 
     beta: float
     s: float
-    low: float
-    high: float
-    cost: float
+    chi: float
     slope: float
-
-    @property
-    def uses_budget(self) -> bool:
-        return self.low < self.high
+    cost: float
 
 
-def cost(
-    s: Points, mean: Points, variance: Points, chi: Points, slope: Points, depth: float
-) -> Points:
-    """How hard a network at this operating point is to train; small is good.
+def cost(point: Coarse, depth: float) -> Table:
+    """How hard a network at an operating point is to train; small is good.
 
     *Definition*: with V = Var[f], m = E[f] and g = V/s^2, about the squared slope of f,
     `cost = ln(1 + m^2/V)/2 + |ln g| + |ln(256 V)|/2 + 6 depth max(0, ln Q')
@@ -82,17 +79,39 @@ def cost(
     goes to the variance map instead of the distances between inputs.
     """
     with np.errstate(all="ignore"):
-        common = np.log1p(mean**2 / variance) / 2
-        gain = np.abs(np.log(variance / s**2))
-        balance = np.abs(np.log(variance / _BALANCED)) / 2
-        growth = 6 * depth * np.maximum(0.0, np.log(slope))
-        waste = 4 * depth * np.maximum(0.0, np.log(slope / chi))
-    total: Points = common + gain + balance + growth + waste
+        common = np.log1p(point.mean**2 / point.variance) / 2
+        gain = np.abs(np.log(point.variance / point.s**2))
+        balance = np.abs(np.log(point.variance / _BALANCED)) / 2
+        growth = 6 * depth * np.maximum(0.0, np.log(point.slope))
+        waste = 4 * depth * np.maximum(0.0, np.log(point.slope / point.chi))
+    total: Table = common + gain + balance + growth + waste
     return np.where(np.isfinite(total), total, np.inf)
 
 
-def screen(act: Activation, betas: Points) -> Screened:
-    """Coarse moments for every pair of a beta and an s of the grid."""
+def candidates(
+    act: Activation, log_budget: float, depth: float, *, chi_alone: bool = False
+) -> tuple[list[Candidate], list[Candidate]]:
+    """Points where max(C'(1), Q'), or C'(1) alone, meets the budget, and points below it.
+
+    The second kind is there for an f that is affine, or nearly; both lists start with the best.
+    """
+    table, valid = screen(act, np.concatenate([BETAS, _features(act)]))
+    with np.errstate(all="ignore"):
+        growth = np.log(table.chi if chi_alone else np.maximum(table.chi, table.slope))
+    above = valid & (growth >= log_budget)
+    high = above.argmax(axis=1)
+    (rows,) = np.nonzero(above.any(axis=1) & (high > 0))
+    rows = rows[valid[rows, high[rows] - 1]]
+    left, right = (rows, high[rows] - 1), (rows, high[rows])
+    meeting = _between(table.at(left), table.at(right), growth[left], growth[right], log_budget)
+    never = ~above.any(axis=1)
+    price = np.where(valid, cost(table, depth), np.inf)[never]
+    below = table.at(never).at((np.arange(len(price)), price.argmin(axis=1)))
+    return _best_first(meeting, depth), _best_first(below, depth)
+
+
+def screen(act: Activation, betas: Points) -> tuple[Coarse, Mask]:
+    """Moments for every beta (rows) and every s of the grid (columns), and which are not noise."""
     s = SCALES
     with np.errstate(all="ignore"):
         x = betas[:, None, None] + s[:, None] * _Z
@@ -106,67 +125,30 @@ def screen(act: Activation, betas: Points) -> Screened:
         # Below this the variance is made of rounding errors.
         seen = size > 1e-6 * np.maximum(np.abs(mean), 1e-200)
         valid = np.isfinite(chi) & np.isfinite(growth) & seen & (chi > 1 - 1e-3)
-    return Screened(mean, variance, chi, growth, valid)
+    beta, s = np.broadcast_arrays(betas[:, None], s)
+    return Coarse(beta, s, mean, variance, chi, growth), valid
 
 
-def candidates(
-    act: Activation, log_budget: float, depth: float, *, chi_alone: bool = False
-) -> tuple[list[Candidate], list[Candidate]]:
-    """Points where max(C'(1), Q'), or C'(1) alone, meets the budget, and points below it.
-
-    The second kind is there for an f that is affine, or nearly; both lists start with the best.
-    """
-    betas = np.concatenate([BETAS, _features(act)])
-    table = screen(act, betas)
-    with np.errstate(all="ignore"):
-        log_growth = np.log(table.chi if chi_alone else np.maximum(table.chi, table.slope))
-    found: list[Candidate] = []
-    for row, beta in enumerate(betas):
-        above = table.valid[row] & (log_growth[row] >= log_budget)
-        first = int(above.argmax()) if above.any() else len(SCALES)
-        if first == len(SCALES):
-            found += _unused(table, row, float(beta), depth)
-        elif first > 0 and table.valid[row, first - 1]:
-            found.append(_crossing(table, log_growth, row, first, float(beta), log_budget, depth))
-    found.sort(key=lambda c: round(c.cost, 9))
-    return [c for c in found if c.uses_budget], [c for c in found if not c.uses_budget]
+def _between(
+    left: Coarse, right: Coarse, growth: Points, growth_right: Points, log_budget: float
+) -> Coarse:
+    """The points between two columns; log-log, since growth is nearly a power of s."""
+    growth = np.maximum(growth, 1e-12)
+    share = np.clip(np.log(log_budget / growth) / np.log(growth_right / growth), 0.0, 1.0)
+    mixed = Coarse(*((1 - share) * a + share * b for a, b in zip(left, right, strict=True)))
+    return mixed._replace(
+        s=left.s * (right.s / left.s) ** share,
+        variance=left.variance * (right.variance / left.variance) ** share,
+    )
 
 
-def _crossing(
-    table: Screened,
-    log_growth: Table,
-    row: int,
-    first: int,
-    beta: float,
-    log_budget: float,
-    depth: float,
-) -> Candidate:
-    """The point between two columns; log-log interpolation, since growth is a power of s there."""
-    low, high = float(SCALES[first - 1]), float(SCALES[first])
-    below = max(float(log_growth[row, first - 1]), 1e-12)
-    share = math.log(log_budget / below) / math.log(float(log_growth[row, first]) / below)
-    share = min(1.0, max(0.0, share))
-
-    def at(values: Table) -> Points:
-        return np.array([(1 - share) * values[row, first - 1] + share * values[row, first]])
-
-    s = low * (high / low) ** share
-    with np.errstate(all="ignore"):
-        variance = np.exp(at(np.log(table.variance)))
-    here = (at(table.mean), variance, at(table.chi), at(table.slope))
-    price = cost(np.array([s]), *here, depth)
-    return Candidate(beta, s, low, high, float(price[0]), float(at(table.slope)[0]))
-
-
-def _unused(table: Screened, row: int, beta: float, depth: float) -> list[Candidate]:
-    """The best point of a row on which the budget is never used up (affine, or nearly)."""
-    here = (table.mean[row], table.variance[row], table.chi[row], table.slope[row])
-    price = np.where(table.valid[row], cost(SCALES, *here, depth), np.inf)
-    best = int(price.argmin())
-    if not math.isfinite(price[best]):
-        return []
-    s = float(SCALES[best])
-    return [Candidate(beta, s, s, s, float(price[best]), float(table.slope[row, best]))]
+def _best_first(points: Coarse, depth: float) -> list[Candidate]:
+    """Candidates by cost; equal ones, such as mirror images, keep the order of the grid."""
+    price = cost(points, depth)
+    order = np.argsort(price.round(9), kind="stable")
+    columns = (points.beta, points.s, points.chi, points.slope, price)
+    found = [Candidate(*map(float, row)) for row in zip(*columns, strict=True)]
+    return [found[i] for i in order if math.isfinite(price[i])]
 
 
 def _features(act: Activation) -> Points:

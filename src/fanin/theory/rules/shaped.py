@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import replace
-from operator import itemgetter
 from typing import Any
 
 from scipy.optimize import brentq
@@ -17,6 +16,7 @@ from fanin.theory.rules.layer import LayerRule, deviation_slope, layer_rule
 from fanin.theory.rules.search import BETAS, SCALES, Candidate, candidates
 
 _TRIES = 6  # candidates of each kind that are solved exactly before giving up
+_FAR = 50.0  # how far the exact s may be from the coarse one, as a factor
 
 
 def shaped(
@@ -74,11 +74,11 @@ def shaped(
     log_budget = math.log(zeta) / depth
     if variance_slope is not None:
         return _with_slope(act, log_budget, depth, zeta, variance_slope)
-    meeting, below = candidates(act, log_budget, depth)
-    for candidate in meeting[:_TRIES] + below[:_TRIES]:
-        scale = _solve(act, candidate, log_budget)
-        if scale is not None:
-            return _rule(act, candidate.beta, scale, depth, zeta)
+    for found, solve in zip(candidates(act, log_budget, depth), (_met, _unused), strict=True):
+        for candidate in found[:_TRIES]:
+            s = solve(act, candidate, log_budget)
+            if s is not None:
+                return _rule(act, candidate.beta, s, depth, zeta)
     raise _no_solution(act, depth, zeta, "none was found")
 
 
@@ -106,37 +106,67 @@ def _rule(act: Activation, beta: float, s: float, depth: int, zeta: float) -> La
     return replace(rule, notes=notes)
 
 
-Slopes = tuple[float, float]
+Growth = Callable[[Activation, float, float], float]
 
 
 def _solve(
-    act: Activation, candidate: Candidate, log_budget: float, bound: Callable[[Slopes], float] = max
+    act: Activation, beta: float, s: float, log_budget: float, growth: Growth
 ) -> float | None:
-    """The exact s of a candidate, or None if the coarse grid was wrong about it."""
+    """The s near a coarse one at which the growth meets the budget; None if there is none."""
 
     def excess(t: float) -> float:
-        return math.log(bound(_slopes(act, candidate.beta, math.exp(t)))) / log_budget - 1
+        rate = growth(act, beta, math.exp(t))
+        return math.log(math.log(rate) / log_budget) if rate > 1 else -_FAR
 
-    low, high = math.log(candidate.low), math.log(candidate.high)
+    low = high = math.log(s)
+    step = 0.02
     try:
-        if not candidate.uses_budget:
-            return candidate.s if excess(low) <= 0 else None
-        for _ in range(4):
-            low -= math.log(2.0) if excess(low) >= 0 else 0.0
-            high += math.log(2.0) if excess(high) <= 0 else 0.0
-        if excess(low) >= 0 or excess(high) <= 0:
-            return None
+        below = above = excess(low)
+        while below >= 0 or above <= 0:
+            if step > math.log(_FAR):
+                return None
+            if below >= 0:
+                low, high, above = low - step, low, below
+                below = excess(low)
+            else:
+                low, high, below = high, high + step, above
+                above = excess(high)
+            step *= 3
         return math.exp(brentq(excess, low, high, xtol=1e-12, rtol=1e-12))
     except DivergentError:
         return None
 
 
-def _slopes(act: Activation, beta: float, s: float) -> Slopes:
-    """C'(1) and Q' at an operating point."""
+def _chi(act: Activation, beta: float, s: float) -> float:
+    """C'(1) at an operating point."""
     m = moments(act, beta, s * s)
-    scale = s * s / float(m.variance)
-    slope = scale * deviation_slope(act, m, beta, s * s, float(m.mean))
-    return scale * float(m.derivative_second_moment), slope
+    return s * s * float(m.derivative_second_moment) / float(m.variance)
+
+
+def _slope(act: Activation, beta: float, s: float) -> float:
+    """Q' at an operating point."""
+    m = moments(act, beta, s * s)
+    return s * s * deviation_slope(act, m, beta, s * s, float(m.mean)) / float(m.variance)
+
+
+def _larger(act: Activation, beta: float, s: float) -> float:
+    """The larger of the two."""
+    return max(_chi(act, beta, s), _slope(act, beta, s))
+
+
+def _met(act: Activation, candidate: Candidate, log_budget: float) -> float | None:
+    """The exact s of a candidate, or None if the coarse grid was wrong about it."""
+    if candidate.slope < candidate.chi:
+        s = _solve(act, candidate.beta, candidate.s, log_budget, _chi)
+        if s is None or math.log(_slope(act, candidate.beta, s)) <= log_budget:
+            return s
+    return _solve(act, candidate.beta, candidate.s, log_budget, _larger)
+
+
+def _unused(act: Activation, candidate: Candidate, log_budget: float) -> float | None:
+    """The s of a candidate below the budget, if it is."""
+    growth = _larger(act, candidate.beta, candidate.s)
+    return candidate.s if math.log(growth) <= log_budget else None
 
 
 def _with_slope(
@@ -154,11 +184,9 @@ def _with_slope(
     ]
     for a, b in sorted(brackets, key=lambda ends: round(ends[0].cost + ends[1].cost, 6)):
 
-        def at(beta: float, a: Candidate = a, b: Candidate = b) -> tuple[float, float]:
-            low, high = min(a.low, b.low), max(a.high, b.high)
-            here = replace(a, beta=beta, low=low, high=high)
-            s = _solve(act, here, log_budget, bound=itemgetter(0))
-            return (math.nan, math.nan) if s is None else (s, _slopes(act, beta, s)[1] - slope)
+        def at(beta: float, near: float = math.sqrt(a.s * b.s)) -> tuple[float, float]:
+            s = _solve(act, beta, near, log_budget, _chi)
+            return (math.nan, math.nan) if s is None else (s, _slope(act, beta, s) - slope)
 
         if at(a.beta)[1] * at(b.beta)[1] < 0:
             beta = brentq(lambda x, at=at: at(x)[1], a.beta, b.beta, xtol=1e-13)
