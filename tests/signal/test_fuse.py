@@ -68,6 +68,20 @@ def test_an_activation_by_hand_is_one_function(name: str) -> None:
     np.testing.assert_allclose(f.derivative(X)[away], slope.numpy()[away], rtol=1e-9, atol=1e-12)
 
 
+MODULES = [
+    *(nn.CELU, nn.ELU, nn.GELU, nn.Hardshrink, nn.Hardsigmoid, nn.Hardswish, nn.Hardtanh),
+    *(nn.LeakyReLU, nn.LogSigmoid, nn.Mish, nn.ReLU, nn.ReLU6, nn.SELU, nn.SiLU, nn.Sigmoid),
+    *(nn.Softplus, nn.Softshrink, nn.Softsign, nn.Tanh, nn.Tanhshrink),
+]
+
+
+@pytest.mark.parametrize("kind", MODULES)
+def test_every_activation_of_torch_is_one_function(kind: type[nn.Module]) -> None:
+    (f,) = fused(lambda m, x: m.b(kind()(m.a(x)))).activations
+    np.testing.assert_allclose(f(X), kind()(torch.tensor(X)).numpy(), rtol=1e-13, atol=1e-15)
+    assert f.operands == ()
+
+
 def test_a_registered_function_is_known_by_its_values() -> None:
     (f,) = fused(lambda m, x: m.b(BY_HAND["mish"][0](m.a(x)))).activations
     assert f.name == "mish"

@@ -24,7 +24,7 @@ _WHOLE = frozenset(
     ]
 )
 # Pointwise, though torch does not tag them so.
-_POINTWISE = frozenset({"prelu", "_prelu_kernel", "_to_copy", "copy", "fill", "where"})
+_POINTWISE = frozenset({"prelu", "_prelu_kernel", "hardswish", "_to_copy", "copy", "fill", "where"})
 # The elements of the operand in a new tensor.
 _COPIES = frozenset({"clone", "_to_copy", "_unsafe_view", "pixel_shuffle", "channel_shuffle"})
 # Said to draw random numbers, but only if this argument says so.
