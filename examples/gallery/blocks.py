@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -58,14 +59,22 @@ class Bottleneck(nn.Module):
         super().__init__()
         inner = outputs // 4
         self.body = nn.Sequential(
-            nn.Conv2d(inputs, inner, 1, bias=False), nn.BatchNorm2d(inner), nn.ReLU(inplace=True),
-            nn.Conv2d(inner, inner, 3, stride, 1, bias=False), nn.BatchNorm2d(inner),
-            nn.ReLU(inplace=True), nn.Conv2d(inner, outputs, 1, bias=False),
+            nn.Conv2d(inputs, inner, 1, bias=False),
+            nn.BatchNorm2d(inner),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(inner, inner, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(inner),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(inner, outputs, 1, bias=False),
             nn.BatchNorm2d(outputs),
         )
-        self.down = nn.Sequential(
-            nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
-        ) if stride != 1 or inputs != outputs else nn.Identity()
+        self.down = (
+            nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
+            )
+            if stride != 1 or inputs != outputs
+            else nn.Identity()
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return F.relu(self.body(x) + self.down(x))
@@ -74,7 +83,9 @@ class Bottleneck(nn.Module):
 def resnet(block: type[nn.Module], counts: tuple[int, ...], width: int = 64) -> nn.Sequential:
     """A residual network with torchvision's initialization."""
     parts: list[nn.Module] = [
-        nn.Conv2d(3, width, 7, 2, 3, bias=False), nn.BatchNorm2d(width), nn.ReLU(inplace=True),
+        nn.Conv2d(3, width, 7, 2, 3, bias=False),
+        nn.BatchNorm2d(width),
+        nn.ReLU(inplace=True),
         nn.MaxPool2d(3, 2, 1),
     ]
     inputs = width
@@ -174,6 +185,7 @@ class UNet(nn.Module):
 
     def __init__(self, width: int = 16, norm: bool = True) -> None:
         super().__init__()
+
         def double(i: int, o: int) -> nn.Sequential:
             parts: list[nn.Module] = []
             for a, b in ((i, o), (o, o)):
@@ -183,10 +195,8 @@ class UNet(nn.Module):
             return nn.Sequential(*parts)
 
         sizes = [width, 2 * width, 4 * width, 8 * width]
-        self.down = nn.ModuleList(double(i, o) for i, o in zip([3, *sizes[:-1]], sizes, strict=True))
-        self.up = nn.ModuleList(
-            nn.ConvTranspose2d(o, i, 2, 2) for i, o in zip(sizes[:-1], sizes[1:], strict=True)
-        )
+        self.down = nn.ModuleList(double(i, o) for i, o in pairwise([3, *sizes]))
+        self.up = nn.ModuleList(nn.ConvTranspose2d(o, i, 2, 2) for i, o in pairwise(sizes))
         self.join = nn.ModuleList(double(2 * i, i) for i in sizes[:-1])
         self.out = nn.Conv2d(width, 5, 1)
 
@@ -207,6 +217,7 @@ class Mixer(nn.Module):
 
     def __init__(self, layers: int, width: int, tokens: int, patch: int) -> None:
         super().__init__()
+
         def part(n: int, hidden: int) -> nn.Sequential:
             return nn.Sequential(nn.Linear(n, hidden), nn.GELU(), nn.Linear(hidden, n))
 
@@ -240,7 +251,9 @@ class LSTMClassifier(nn.Module):
 class SwiGLU(nn.Module):
     """A pre-norm residual stack of gated layers, as in Llama's feed-forward."""
 
-    def __init__(self, layers: int = 32, width: int = 256, hidden: int = 684, std: float = 0.08) -> None:
+    def __init__(
+        self, layers: int = 32, width: int = 256, hidden: int = 684, std: float = 0.08
+    ) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(GatedBlock(width, hidden) for _ in range(layers))
         for parameter in self.parameters():

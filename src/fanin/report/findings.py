@@ -61,12 +61,13 @@ AUDITS: dict[str, Rule] = {}
 
 CAUSES_FIRST = (
     *("nonfinite", "input-scale", "equal-units", "zero-pair", "gradient-stops"),
-    *("saturated-units", "dead-units", "vanishing-signal", "exploding-signal", "collapsed-inputs"),
-    *("vanishing-gradient", "exploding-gradient", "unstable-fixed-point", "start-loss"),
+    *("saturated-units", "dead-units", "unstable-fixed-point", "vanishing-signal"),
+    *("collapsed-inputs", "exploding-signal", "vanishing-gradient", "exploding-gradient"),
+    "start-loss",
     *("depth-scaling", "residual-growth", "never-called", "batch-too-small"),
     *("size-zero-placeholder", "rule-never-matched", "init-after-parametrization"),
-    *("buffer-lost-on-meta", "never-initialized", "all-zero-pair", "overwritten-by"),
-    *("duplicate-values", "tied-conflict", "fan-not-as-meant", "truncation-changes-std"),
+    *("buffer-lost-on-meta", "never-initialized", "all-zero-pair", "tied-conflict"),
+    *("overwritten-by", "duplicate-values", "fan-not-as-meant", "truncation-changes-std"),
     "std-not-as-asked",
 )
 """Rules in order of cause: what comes first explains what comes later."""

@@ -20,6 +20,8 @@ KURTOSIS = 5.0
 """Variance of the log second moment that one layer of width n adds: at most 5/n (ReLU)."""
 INPUT = -1
 """Stands for the model's input where the index of a row does for others."""
+INSIDE = ("pow", "square", "exp")
+"""Operations of which norms and softmaxes written by hand are made."""
 LINEAR = ("linear", "embedding", "recurrent", "attention")
 
 
@@ -66,9 +68,15 @@ class View:
     @functools.cached_property
     def levels(self) -> dict[int, tuple[Layer, ...]]:
         """Rows of the trunk by depth, except what no weight precedes."""
+        readers: dict[int, set[str]] = {}
+        for row in self.trunk:
+            for parent in row.parents:
+                readers.setdefault(parent, set()).add(row.kind)
         found: dict[int, list[Layer]] = {}
         for row in self.trunk:
-            if row.depth > 0:
+            # Squares that feed no weight are the inside of a norm layer written by hand.
+            inside = row.operation in INSIDE and "linear" not in readers.get(row.index, ())
+            if row.depth > 0 and not inside:
                 found.setdefault(row.depth, []).append(row)
         return {depth: tuple(found[depth]) for depth in sorted(found)}
 

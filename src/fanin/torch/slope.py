@@ -35,6 +35,9 @@ class Slope:
         self._kwargs = {k: v for k, v in kwargs.items() if k != "inplace"}
         size = self.at(_GRID)[1].abs()
         self.largest = float(size[300:901].max())  # over |z| <= 15
+        ends = size[[0, -1]].max()
+        # Powers and exponentials: "flat beside its steepest" says nothing where there is no bound.
+        self.bounded = bool(size.isfinite().all() and ends <= 1.1 * self.largest)
         self.flat_tails = bool(self.largest > 0 and self._tail(size) < FLAT * self.largest)
 
     @staticmethod

@@ -22,9 +22,11 @@ def depth_scaling(view: View) -> Iterator[Finding]:
     total = len(view.branches)
     if total < MANY:
         return
-    double = [b for b in view.branches if _scaled(view, b, total) == "double"]
-    misplaced = [b for b in view.branches if _scaled(view, b, total) == "misplaced"]
-    if double:
+    several = [b for b in view.branches if len(b.linears) > 1]
+    double = [b for b in several if _scaled(view, b, total) == "double"]
+    misplaced = [b for b in several if _scaled(view, b, total) == "misplaced"]
+    # A scheme scales most branches alike; a few near the ratio have other reasons.
+    if 2 * len(double) > len(several):
         rows = _small(view, double[0], total)
         yield depth_scaling.finding(
             "WARN",
@@ -35,7 +37,7 @@ def depth_scaling(view: View) -> Iterator[Finding]:
             f"that of the branch's other weights, near 1/sqrt({total})",
             "fanin.init_(model, inputs)  # scales the last projection of each branch, once",
         )
-    if misplaced:
+    if 2 * len(misplaced) > len(several):
         rows = _small(view, misplaced[0], total)
         last = misplaced[0].linears[-1]
         yield depth_scaling.finding(
@@ -75,8 +77,6 @@ def _small(view: View, branch: Branch, total: int) -> list[Layer]:
 
 
 def _scaled(view: View, branch: Branch, total: int) -> str:
-    if len(branch.linears) < 2:
-        return "single"
     small = _small(view, branch, total)
     last = branch.linears[-1]
     if len(small) > 1:

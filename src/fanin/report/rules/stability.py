@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterator
 
+from fanin.report.advice import needed_gain
 from fanin.report.findings import CHECKS, Finding, rule
 from fanin.report.rules.loss import start_loss
 from fanin.report.view import KURTOSIS, View
@@ -12,6 +14,8 @@ from fanin.torch.measurement import Layer
 
 NEUTRAL = 1.005
 """Log-slopes of the variance map up to this are neutral within what a sample of it shows."""
+RIGHT = 0.1
+"""Relative distance of a gain from the one that keeps the second moment."""
 
 
 @rule(CHECKS, "CHK108", "unstable-fixed-point")
@@ -20,6 +24,8 @@ def unstable(view: View) -> Iterator[Finding]:
     stretch = _longest(view)
     slopes = [row.slope for row in stretch if row.slope is not None and math.isfinite(row.slope)]
     if not slopes:
+        return
+    if not _gain_is_right(view, stretch):
         return
     typical = math.exp(math.fsum(math.log(max(s, 1e-3)) for s in slopes) / len(slopes))
     if typical <= NEUTRAL:
@@ -41,6 +47,15 @@ def unstable(view: View) -> Iterator[Finding]:
         f"moment at the end has a standard deviation of {deviation:.3g}",
         'fanin.init_(model, inputs, rule="shaped")',
     )
+
+
+def _gain_is_right(view: View, stretch: list[Layer]) -> bool:
+    """Whether the weights hold the signal on average; where not, that is the cause."""
+    needed = needed_gain(stretch[0].operation)
+    gains = [g for row in stretch for p in row.parents if (g := view.gain(view.layers[p]))]
+    if needed is None or not gains:
+        return True
+    return abs(statistics.median(gains) / needed - 1) < RIGHT
 
 
 def _longest(view: View) -> list[Layer]:

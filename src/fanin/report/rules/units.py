@@ -12,6 +12,9 @@ from fanin.report.view import DEVIATIONS, TRAINABLE, View, listed
 from fanin.torch.measurement import Layer
 from fanin.torch.slope import COLUMNS, SAMPLES
 
+ALIKE = 0.1
+"""Distance of inputs below which the share of units that are silent by chance nears 1/2."""
+
 
 @rule(CHECKS, "CHK107", "saturated-units")
 def saturated(view: View) -> Iterator[Finding]:
@@ -75,13 +78,15 @@ def _allowed(view: View, row: Layer) -> float:
     silent at n samples with probability E[Phi(-Z sqrt(c / (1 - c)))^n]; several positions of one
     sample only lower it. 1 - c is known to a relative standard error of sqrt(2 / (n - 1)), and
     the share to that of the units seen; `DEVIATIONS` of both are allowed.
+    Where inputs nearly coincide (c > 0.9) the share climbs to its bound of 1/2 within the error
+    of c, and the bound is what is allowed.
     """
     n = min(view.batch, SAMPLES)
     before = view.layers[row.parents[0]] if row.parents else row
     if before.distance is None or n < 2:
         return 0.5
     distance = before.distance / (1 + DEVIATIONS * math.sqrt(2 / (n - 1)))
-    chance = silent_by_chance(min(max(1 - distance, 0.0), 1.0), n)
+    chance = 0.5 if distance < ALIKE else silent_by_chance(max(1 - distance, 0.0), n)
     units = max(min(row.width, COLUMNS), 1)
     return chance + DEVIATIONS * math.sqrt(max(chance * (1 - chance), 1 / units) / units)
 
