@@ -13,7 +13,7 @@ _RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 # Composite operations that say more whole than in parts; all others are taken apart.
 _WHOLE = frozenset(
     [
-        *("linear", "matmul", "scaled_dot_product_attention", "bilinear", "prelu"),
+        *("linear", "matmul", "scaled_dot_product_attention", "bilinear", "prelu", "log_sigmoid"),
         *("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"),
         *("layer_norm", "group_norm", "batch_norm", "instance_norm", "rms_norm"),
         *_RECURRENT,
@@ -24,7 +24,9 @@ _WHOLE = frozenset(
     ]
 )
 # Pointwise, though torch does not tag them so.
-_POINTWISE = frozenset({"prelu", "_prelu_kernel", "hardswish", "_to_copy", "copy", "fill", "where"})
+_POINTWISE = frozenset(
+    ["prelu", "_prelu_kernel", "hardswish", "log_sigmoid", "_to_copy", "copy", "fill", "where"]
+)
 # The elements of the operand in a new tensor.
 _COPIES = frozenset({"clone", "_to_copy", "_unsafe_view", "pixel_shuffle", "channel_shuffle"})
 # Said to draw random numbers, but only if this argument says so.
