@@ -13,7 +13,7 @@ import numpy as np
 from fanin.errors import FaninError
 from fanin.plan.choice import Choice, normal
 from fanin.plan.plan import Stretch
-from fanin.plan.roles import Reads, Scene, Weight
+from fanin.plan.roles import Scene, Weight
 from fanin.plan.ruled import (
     Activations,
     branch_share,
@@ -248,53 +248,45 @@ class Auto:
         return min(verdicts, key=lambda v: (v.holds, v.distance))
 
     def _centring(self, weight: Weight, scene: Scene, decision: _Decision) -> Choice:
-        """Var = q / (fan_in Var[x]), b = beta - E[x] sum W, for the next activation's (beta, q)."""
+        """b = beta - E[x] sum W, and the variance that gives the next activation its own."""
         source = weight.source
         assert source is not None
-        after = self._after(weight, scene, decision)
-        beta, q = after.operating_point if after is not None else (0.0, 1.0)
-        if weight.role == "head":
-            beta, q = 0.0, HEAD
-        reads = scene.reads(weight)
+        reads, after = scene.reads(weight), self._after(weight, scene, decision)
+        beta, noise = (after.bias, math.sqrt(after.bias_variance)) if after else (0.0, 0.0)
         if source.function is None or source.before != "weight":
             second = reads.second_moment if reads.second_moment > 0 else 1.0
+            target = HEAD if weight.role == "head" else after.first_variance if after else 1.0
+            std = math.sqrt(target / (weight.fans.fan_in * second))
             reason = f"reads {described(weight)}, E[x^2] = {second:.4g}"
-            centre, spread, how = 0.0, second, reads.how
-        else:
-            centre, spread, how = self._deviation(weight, reads, decision)
-            reason = f"reads {self._shown(source.function)} - {centre:.4g}, variance {spread:.4g}"
-            if weight.role == "head" and _lacks_bias(weight, scene):
-                centre, spread = 0.0, reads.second_moment
-        std = math.sqrt(q / (weight.fans.fan_in * spread))
-        noise = math.sqrt(after.bias_variance) if after is not None else 0.0
+            return Choice(decision.rule, reason, normal(std), reads.how, beta, noise)
+        rule = self._solved(weight, source.function, decision)
+        shown, centre = self._shown(source.function), rule.centre
+        if weight.role == "head" and _lacks_bias(weight, scene, head=True):
+            std = math.sqrt(HEAD / (weight.fans.fan_in * reads.second_moment))
+            return Choice(decision.rule, f"reads {shown}, no bias", normal(std), reads.how)
+        spread, how = float(rule.moments.variance), rule.exactness
+        if source.pooled:
+            centre, spread, how = reads.mean, reads.variance, reads.how
+        variance = rule.weight_variance_times_fan_in * float(rule.moments.variance)
+        if weight.role == "head":
+            variance, beta, noise = HEAD, 0.0, 0.0
+        elif after is not None and after.activation != rule.activation:
+            variance = after.operating_point.variance
+        std = math.sqrt(variance / (weight.fans.fan_in * spread))
+        reason = f"reads {shown} - {centre:.4g}, variance {spread:.4g}"
         return Choice(decision.rule, reason, normal(std), how, beta, noise, centre)
+
+    def _solved(self, weight: Weight, function: Function, decision: _Decision) -> LayerRule:
+        """The stretch's rule for a function that one of its weights reads."""
+        return solved(self._activations, weight, decision.rule, function, decision.parameters)
 
     def _after(self, weight: Weight, scene: Scene, decision: _Decision) -> LayerRule | None:
         """The rule of the activation that reads this weight's output; None behind the last."""
         for path in scene.by_stretch.get(weight.path, ()):
             source = scene.weights[path].source
             if source is not None and source.function is not None:
-                return solved(
-                    self._activations, weight, decision.rule, source.function, decision.parameters
-                )
+                return self._solved(weight, source.function, decision)
         return None
-
-    def _deviation(
-        self, weight: Weight, reads: Reads, decision: _Decision
-    ) -> tuple[float, float, str]:
-        """Mean and variance of what the weight reads, and how they were obtained."""
-        source = weight.source
-        assert source is not None
-        assert source.function is not None
-        rule = solved(
-            self._activations, weight, decision.rule, source.function, decision.parameters
-        )
-        if source.pooled:
-            return reads.mean, reads.variance, reads.how
-        if not rule.centre:  # critical: nothing is taken out
-            spread = rule.operating_point.variance / rule.weight_variance_times_fan_in
-            return 0.0, spread, rule.exactness
-        return rule.centre, float(rule.moments.variance), rule.exactness
 
 
 def plain_stretches(scene: Scene) -> list[list[Weight]]:
@@ -372,9 +364,9 @@ def _listed(functions: Mapping[Activation, Function]) -> str:
     return ", ".join(act.name for act in functions)
 
 
-def _lacks_bias(weight: Weight, scene: Scene) -> bool:
+def _lacks_bias(weight: Weight, scene: Scene, *, head: bool = False) -> bool:
     """Whether a weight of a stretch has no bias of its own; a head can do without."""
-    return weight.role != "head" and weight.path not in scene.biases
+    return (head or weight.role != "head") and weight.path not in scene.biases
 
 
 def _is_padded(weight: Weight, scene: Scene) -> bool:

@@ -114,9 +114,7 @@ class Literal:
 
     def _linear(self, fan_in: float, fan_out: float) -> float:
         """The variance where no activation stands in front."""
-        if self.rule == "xavier":
-            return 2.0 / (fan_in + fan_out)
-        return 1.0 / (fan_out if self.rule == "backward" else fan_in)
+        return 2.0 / (fan_in + fan_out) if self.rule == "xavier" else 1.0 / fan_in
 
 
 def solved(
