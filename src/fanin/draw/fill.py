@@ -221,13 +221,14 @@ def _drawer(distribution: Elementwise, source: Stream, target: Format, out: Arra
     kernels = None if target.name == "float64" else kernels_for(out.size)
     if kernels is None:
         return functools.partial(_draw_plain, source, target, kind, numbers)
-    p = kernels.parameters(kind, numbers)
-    stream_arguments = (kernels.schedule(source.key), *(np.uint64(w) for w in source.lane))
-    arguments = (kernels.KINDS.index(kind), p, *stream_arguments)
-    if not target.narrow:
-        return lambda o, starts: kernels.draw(o, starts, *arguments)
-    form = constants(target)
-    return lambda o, starts: kernels.draw_bits(o.view(target.storage), starts, *arguments, form)
+    p, words = kernels.parameters(kind, numbers), (*source.key, *source.lane)
+    arguments = kernels.KINDS.index(kind), p, tuple(np.uint64(word) for word in words)
+    form, size = constants(target), out.itemsize
+
+    def draw(rows: Array, starts: NDArray[np.int64]) -> None:
+        kernels.draw(rows.view(np.uint8), size, starts, *arguments, form)
+
+    return draw
 
 
 def _draw_plain(

@@ -21,6 +21,7 @@ KINDS = ("normal", "uniform", "truncated", "rademacher")
 NORMAL, UNIFORM, TRUNCATED, RADEMACHER = range(4)
 
 M0, M1 = (np.uint64(m) for m in MULTIPLIERS)
+STEP0, STEP1 = (np.uint64(s) for s in KEY_STEPS)
 LOW, WORD = np.uint64(0xFFFFFFFF), np.uint64(32)
 SIGN = np.uint32(0x80000000)
 TWO_THIRDS, MANTISSA = np.int32(transform.TWO_THIRDS), np.int32(0x7FFFFF)
@@ -45,14 +46,6 @@ def inlined(function: Any) -> Any:
     return njit(cache=True, nogil=True, error_model="numpy", inline="always")(function)
 
 
-def schedule(key: tuple[int, int]) -> Any:
-    """The keys of the ten rounds, as uint64 [20]."""
-    rounds = [
-        (k + i * s) % 2**32 for i in range(ROUNDS) for k, s in zip(key, KEY_STEPS, strict=True)
-    ]
-    return np.array(rounds, np.uint64)
-
-
 def parameters(kind: str, numbers: tuple[float, ...]) -> Any:
     """The arguments of a transform as float32 [4], scaled to the integers that they multiply."""
     scale = {"uniform": (1.0, 2.0**-23), "truncated": (1.0, 1.0, 2.0**-31, 1.0)}.get(
@@ -71,17 +64,20 @@ def _round(c0, c1, c2, c3, k0, k1):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _philox(words, first, blocks, keys, lane0, lane1):  # type: ignore[no-untyped-def]
+def _philox(words, first, blocks, source):  # type: ignore[no-untyped-def]
     """Words of consecutive blocks; each uint64 of `words` [4, n/2] holds those of two blocks."""
+    key0, key1, lane0, lane1 = source
     high = first >> WORD
     for i in range((blocks + 1) // 2):
         e0 = first + np.uint64(2 * i)
         e1, e2, e3 = high, lane0, lane1
         o0 = e0 + np.uint64(1)
         o1, o2, o3 = high, lane0, lane1
-        for r in range(ROUNDS):
-            e0, e1, e2, e3 = _round(e0, e1, e2, e3, keys[2 * r], keys[2 * r + 1])
-            o0, o1, o2, o3 = _round(o0, o1, o2, o3, keys[2 * r], keys[2 * r + 1])
+        k0, k1 = key0, key1
+        for _ in range(ROUNDS):
+            e0, e1, e2, e3 = _round(e0, e1, e2, e3, k0, k1)
+            o0, o1, o2, o3 = _round(o0, o1, o2, o3, k0, k1)
+            k0, k1 = k0 + STEP0, k1 + STEP1
         words[0, i] = (e0 & LOW) | (o0 << WORD)
         words[1, i] = (e1 & LOW) | (o1 << WORD)
         words[2, i] = (e2 & LOW) | (o2 << WORD)
@@ -214,9 +210,9 @@ def _interleave(z, blocks, out):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _tile(out, first, blocks, scratch, z, kind, p, keys, lane0, lane1):  # type: ignore[no-untyped-def]
+def _tile(out, first, blocks, scratch, z, kind, p, source):  # type: ignore[no-untyped-def]
     """All elements of consecutive blocks as float32."""
-    _philox(scratch, first, blocks, keys, lane0, lane1)
+    _philox(scratch, first, blocks, source)
     words = scratch.view(np.uint32)
     if kind == NORMAL:
         _normals(words, blocks, z, out, p[1], p[0])
@@ -236,40 +232,6 @@ def _tile(out, first, blocks, scratch, z, kind, p, keys, lane0, lane1):  # type:
 
 
 @compiled
-def draw(out, starts, kind, p, keys, lane0, lane1):  # type: ignore[no-untyped-def]
-    """Rows of float32: row i holds the elements from starts[i] on, without a gap.
-
-    Args:
-        out: float32 [rows, length], contiguous.
-        starts: int64 [rows], the position of each row's first element in the whole tensor.
-        kind: NORMAL, UNIFORM, TRUNCATED or RADEMACHER.
-        p: float32 [4], the parameters of the distribution in the order of `transform`.
-        keys: of `schedule`.
-        lane0: third word of the counter.
-        lane1: fourth word of the counter.
-    """
-    scratch = np.empty((4, BLOCKS // 2), np.uint64)
-    z = np.empty((5, BLOCKS), np.float32)
-    whole = np.empty(4 * BLOCKS, np.float32)
-    length = out.shape[1]
-    for row in range(out.shape[0]):
-        done, at = 0, starts[row]
-        while done < length:
-            skip = at % 4
-            blocks = min(BLOCKS, (skip + length - done + 3) // 4)
-            count = min(4 * blocks - skip, length - done)
-            first = np.uint64(at // 4)
-            target = out[row, done : done + count]
-            if count == 4 * blocks:
-                _tile(target, first, blocks, scratch, z, kind, p, keys, lane0, lane1)
-            else:
-                _tile(whole, first, blocks, scratch, z, kind, p, keys, lane0, lane1)
-                target[:] = whole[skip : skip + count]
-            done += count
-            at += count
-
-
-@compiled
 def _to_bfloat16(values, out):  # type: ignore[no-untyped-def]
     """Round to nearest even at bit 16: `rounding.to_bits` without its case of small numbers."""
     for i in range(len(out)):
@@ -279,8 +241,9 @@ def _to_bfloat16(values, out):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _to_bits(values, out, drop, rebias, smallest, magic, down):  # type: ignore[no-untyped-def]
-    """`rounding.to_bits`, whose constants these are."""
+def _to_bits(values, out, form):  # type: ignore[no-untyped-def]
+    """`rounding.to_bits`, with its constants."""
+    drop, rebias, smallest, magic, down = form
     half = np.uint32((np.uint32(1) << np.uint32(drop - 1)) - 1)
     step = np.float32(magic).view(np.uint32)
     for i in range(len(out)):
@@ -288,32 +251,64 @@ def _to_bits(values, out, drop, rebias, smallest, magic, down):  # type: ignore[
         size = np.uint32(bits & np.uint32(0x7FFFFFFF))
         odd = np.uint32(np.uint32(size >> drop) & np.uint32(1))
         normal = np.uint32(np.uint32(np.uint32(size + half + odd) >> drop) - rebias)
-        tiny = np.uint32(
-            np.float32(np.uint32(size).view(np.float32) + magic).view(np.uint32) - step
-        )
+        added = np.float32(np.uint32(size).view(np.float32) + magic)
+        tiny = np.uint32(np.float32(added).view(np.uint32) - step)
         rounded = tiny if size < smallest else normal
         out[i] = np.uint32(rounded | np.uint32(np.uint32(bits & SIGN) >> down))
 
 
 @compiled
-def draw_bits(out, starts, kind, p, keys, lane0, lane1, form):  # type: ignore[no-untyped-def]
-    """`draw` with one rounding to a narrow type.
+def _copy(values, out):  # type: ignore[no-untyped-def]
+    for i in range(len(out)):
+        out[i] = values[i]
+
+
+@compiled
+def _store(values, out, size, form):  # type: ignore[no-untyped-def]
+    """float32 values into the bytes of a type of so many bytes."""
+    if size == 4:
+        _copy(values, out.view(np.float32))
+    elif size == 1:
+        _to_bits(values, out, form)
+    elif form[1] == 0:
+        _to_bfloat16(values, out.view(np.uint16))
+    else:
+        _to_bits(values, out.view(np.uint16), form)
+
+
+@compiled
+def draw(out, size, starts, kind, p, source, form):  # type: ignore[no-untyped-def]
+    """Rows of consecutive elements: row i holds those from starts[i] on.
 
     Args:
-        out: uint16 or uint8 [rows, length], contiguous.
-        form: of `rounding.constants`; the other arguments are those of `draw`.
+        out: the bytes of an array [rows, length], contiguous: uint8 [rows, size length].
+        size: bytes of an element: 4 for float32, 2 or 1 for a narrow type.
+        starts: int64 [rows], the position of each row's first element in the whole tensor.
+        kind: NORMAL, UNIFORM, TRUNCATED or RADEMACHER.
+        p: of `parameters`.
+        source: the two words of the key and the upper two of the counter, as uint64.
+        form: of `rounding.constants`; not read for float32.
     """
-    drop, rebias, smallest, magic, down = form
-    values = np.empty((1, 8 * BLOCKS), np.float32)
+    scratch = np.empty((4, BLOCKS // 2), np.uint64)
+    z = np.empty((5, BLOCKS), np.float32)
+    whole = np.empty(4 * BLOCKS, np.float32)
+    length = out.shape[1] // size
     for row in range(out.shape[0]):
-        for done in range(0, out.shape[1], 8 * BLOCKS):
-            target = out[row, done : done + 8 * BLOCKS]
-            drawn = values[:, : len(target)]
-            draw(drawn, starts[row : row + 1] + done, kind, p, keys, lane0, lane1)
-            if rebias == 0:
-                _to_bfloat16(drawn[0], target)
+        done, at = 0, starts[row]
+        while done < length:
+            skip = at % 4
+            blocks = min(BLOCKS, (skip + length - done + 3) // 4)
+            blocks = min(blocks, 2**32 - at // 4 % 2**32)  # no carry within a tile
+            count = min(4 * blocks - skip, length - done)
+            target = out[row][size * done : size * (done + count)]
+            first = np.uint64(at // 4)
+            if size == 4 and count == 4 * blocks:
+                _tile(target.view(np.float32), first, blocks, scratch, z, kind, p, source)
             else:
-                _to_bits(drawn[0], target, drop, rebias, smallest, magic, down)
+                _tile(whole, first, blocks, scratch, z, kind, p, source)
+                _store(whole[skip : skip + count], target, size, form)
+            done += count
+            at += count
 
 
 @compiled
@@ -340,19 +335,29 @@ def _multiply_add(c, a, b):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def reflect(x):  # type: ignore[no-untyped-def]
-    """`householder.reflect`; some columns of x at a time."""
+def _gram(x, minus, s):  # type: ignore[no-untyped-def]
+    """s := X Xᵀ in float64 and minus := -Xᵀ, some columns of x at a time."""
     width, length = x.shape
-    s, t = np.zeros((width, width), np.float64), np.zeros((width, width), np.float64)
-    minus = np.empty((length, width), x.dtype)
-    signs = np.empty(width, x.dtype)
+    some, turned = np.empty((width, 32), np.float64), np.empty((32, width), np.float64)
+    for start in range(0, length, 32):
+        columns = min(32, length - start)
+        for i in range(width):
+            for k in range(columns):
+                value = x[i, start + k]
+                some[i, k] = value
+                turned[k, i] = value
+                minus[start + k, i] = -value
+        _multiply_add(s, some, turned[:columns])
+
+
+@compiled
+def _reflect(x, minus, t, signs, s, t64):  # type: ignore[no-untyped-def]
+    """`reflect` into given arrays, with float64 room for S and T."""
+    width = len(x)
     for i in range(width):
-        x[i, :i] = 0
-    for r in range(0, length, 32):
-        some = x[:, r : r + 32]
-        turned = np.ascontiguousarray(some.T)
-        minus[r : r + 32] = -turned
-        _multiply_add(s, some.astype(np.float64), turned.astype(np.float64))
+        for j in range(i):
+            x[i, j] = 0
+    _gram(x, minus, s)
     for j in range(width):
         corner = np.float64(x[j, j])
         sign = -1.0 if corner < 0 else 1.0
@@ -360,24 +365,38 @@ def reflect(x):  # type: ignore[no-untyped-def]
         minus[j, j], signs[j] = -x[j, j], -sign
         added = np.float64(x[j, j]) - corner
         s[j, j] += added * (2 * corner + added)
-        t[j, j] = 2 / s[j, j]
+        t64[j, j] = 2 / s[j, j]
         for i in range(j):
             s[i, j] += added * np.float64(x[i, j])
         for i in range(j):
             for r in range(j):
-                t[r, j] -= t[r, i] * s[i, j]
+                t64[r, j] -= t64[r, i] * s[i, j]
         for r in range(j):
-            t[r, j] *= t[j, j]
-    return minus, t.astype(x.dtype), signs
+            t64[r, j] *= t64[j, j]
+        for r in range(j + 1):
+            t[r, j] = t64[r, j]
 
 
 @compiled
-def apply_panel(q, v, minus, t):  # type: ignore[no-untyped-def]
-    """`householder.apply_panel`, some rows of q at a time."""
-    w = np.zeros((len(v), q.shape[1]), q.dtype)
-    y = np.zeros_like(w)
+def _apply_panel(q, v, minus, t, w, y):  # type: ignore[no-untyped-def]
+    """`apply_panel`, some rows of q at a time, with zeroed room for its products."""
     for r in range(0, len(q), 32):
         _multiply_add(w, v[:, r : r + 32], q[r : r + 32])
     _multiply_add(y, t, w)
     for r in range(0, len(q), 32):
         _multiply_add(q[r : r + 32], minus[r : r + 32], y)
+
+
+def reflect(x: Any) -> tuple[Any, Any, Any]:
+    """`householder.reflect`, compiled."""
+    width, length = x.shape
+    minus, t = np.empty((length, width), x.dtype), np.zeros((width, width), x.dtype)
+    signs = np.empty(width, x.dtype)
+    _reflect(x, minus, t, signs, np.zeros((width, width)), np.zeros((width, width)))
+    return minus, t, signs
+
+
+def apply_panel(q: Any, v: Any, minus: Any, t: Any) -> None:
+    """`householder.apply_panel`, compiled."""
+    room = np.zeros((2, len(v), q.shape[1]), q.dtype)
+    _apply_panel(q, v, minus, t, room[0], room[1])
