@@ -12,13 +12,11 @@ from hypothesis import strategies as st
 
 from fanin.errors import ArgumentError, NoSolutionError
 from fanin.theory.depth import correlation_decay, depth_scales
+from fanin.theory.fixed import fixed_correlation, fixed_points, settling_variance
 from fanin.theory.maps import (
     chi,
     correlation_map,
     correlation_map_slope,
-    fixed_correlation,
-    fixed_points,
-    settling_variance,
     variance_map,
     variance_map_slope,
 )

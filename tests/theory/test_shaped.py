@@ -131,6 +131,19 @@ def test_arbitrary_callables(name: str, f: Callable[..., Any], depth: int) -> No
     assert layer.moments.variance > 0
 
 
+@pytest.mark.parametrize("depth", [20, 100])
+@pytest.mark.parametrize(
+    "f", ["relu", "sigmoid", "tanh", "softplus", "gelu", "silu", "elu", "selu", "mish", "hardswish"]
+)
+def test_the_chosen_point_holds_the_variance_and_has_a_slope(f: str, depth: int) -> None:
+    """Q' stays at 1 or below, and the mean squared slope is not far below the steepest."""
+    layer = rules.shaped(f, depth)
+    assert layer.slope**depth <= 1.05
+    steepest = {"sigmoid": 1 / 4, "hardswish": 1 / 2}.get(f, 1.0)
+    assert layer.weight_variance_times_fan_in < 3 / steepest**2
+    assert 5e-4 < layer.moments.variance < 0.5
+
+
 def test_odd_activations_stay_where_they_are_steepest() -> None:
     for f in ("tanh", "sin", "erf", "arctan", "isru"):
         assert rules.shaped(f, 50).bias == 0.0

@@ -14,8 +14,9 @@ from typing import Any, Literal
 
 from fanin.errors import DivergentError, NoSolutionError
 from fanin.theory.activation import Activation, activation
+from fanin.theory.fixed import Stability, stability_of
 from fanin.theory.gaussian import moments
-from fanin.theory.maps import FLAT, Stability, check_positive, stability_of, value_at_zero
+from fanin.theory.maps import FLAT, check_positive, value_at_zero
 from fanin.theory.roots import log_roots
 
 Kind = Literal["point", "continuum", "family", "zero"]

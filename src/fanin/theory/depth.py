@@ -13,14 +13,12 @@ from typing import Any
 
 from fanin.errors import ArgumentError, NoSolutionError
 from fanin.theory.activation import activation
+from fanin.theory.fixed import fixed_correlation, fixed_points, require_fixed
 from fanin.theory.gaussian import moments
 from fanin.theory.maps import (
     NEUTRAL,
     chi,
     correlation_map_slope,
-    fixed_correlation,
-    fixed_points,
-    require_fixed,
     slope_correlation,
     variance_map_slope,
 )

@@ -8,8 +8,9 @@ from typing import Literal, NamedTuple
 
 from fanin.errors import ArgumentError
 from fanin.theory.activation import Activation
+from fanin.theory.fixed import settling_variance
 from fanin.theory.gaussian import Moments, hermite_coefficients, moments
-from fanin.theory.maps import NEUTRAL, settling_variance
+from fanin.theory.maps import NEUTRAL
 
 Fan = Literal["fan_in", "fan_avg", "fan_out"]
 Role = Literal["hidden", "first", "last"]

@@ -31,10 +31,10 @@ def shaped(
     is chosen with `max(C'(1), Q')^depth = zeta`. C'(1) binds wherever f allows it; Q' binds for
     exp, sinh and x^3.
 
-    Of the points on that curve the one of least `search.cost` is taken: steep, small mean, N V
-    near 1. Measured at depth 50 (docs/theory.md, "Which root"), that order is the order of
-    accuracy. A function that is affine wherever its Gaussian falls cannot use the budget up; a
-    note says so.
+    Of the points on that curve the one of least `search.cost` is taken: a slope near 1, a small
+    mean, N V near 1, a variance that does not grow. The training runs that the cost was fitted to
+    are in docs/theory.md, "Which root". A function that is affine wherever its Gaussian falls
+    cannot use the budget up; a note says so.
 
     Wrong when: layers are normalised or skipped (shaping has nothing to add), at zero padding
     (the bias does not centre there), and in bfloat16 where V is below 1e-4 E[f]^2.
@@ -52,8 +52,7 @@ def shaped(
 
     Raises:
         NoSolutionError: f is constant or jumps, or no operating point in the range that was
-        searched
-            meets the budget.
+            searched meets the budget.
         ArgumentError: depth or zeta out of range.
 
     Example:
