@@ -176,7 +176,7 @@ class Probe(TorchFunctionMode):  # type: ignore[misc]
             if key not in self._slopes:
                 self._slopes[key] = Slope(func, rest, kwargs)
             slope = self._slopes[key]
-            if slope is None or slope.largest == 0 or not slope.bounded:
+            if slope is None or slope.largest == 0:
                 return None
             return look(slope, before, batch, origin.channels_first), slope.flat_tails
         except (RuntimeError, TypeError, ValueError):  # such as one parameter for each channel

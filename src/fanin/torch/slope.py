@@ -84,7 +84,10 @@ def look(slope: Slope, before: torch.Tensor, batch: int, channels_first: bool) -
         alive = torch.zeros(len(seen), device=z.device).index_add_(0, where, (~dead).float())
         dead = alive == 0
     log_slope = (z * f * derivative).mean() / f.square().mean()
-    return torch.stack([dead.double().mean(), low.double().mean(), log_slope])
+    shares = [dead.double().mean(), low.double().mean()]
+    if not slope.bounded:
+        shares = [torch.full_like(log_slope, torch.nan)] * 2
+    return torch.stack([*shares, log_slope])
 
 
 def _units(before: torch.Tensor, flat: torch.Tensor, channels_first: bool) -> torch.Tensor:
