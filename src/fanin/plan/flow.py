@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from fanin.plan.reading import NORMS, Use, read
+from fanin.plan.reading import NORMS, Use, named, read
 from fanin.signal.compound import Attention, attentions, compounds
 from fanin.signal.fuse import Function, Fusion, fuse
 from fanin.signal.graph import Graph, Node, Ref
@@ -226,10 +226,30 @@ class Flow:
         join = min(found, key=lambda f: f[0])[1]
         return replace(join, stream=self._stream(join, list(before.values())))
 
-    def between(self, start: int, end: int) -> list[str]:
-        """The weight matrices that act between two values, in order of execution."""
-        bits = self.ancestors[end] & ~self.ancestors[start] & self._matrix_bits
-        return [path for index, path in self.matrices.items() if bits >> index & 1]
+    def members(self, join: Join) -> list[str]:
+        """The weight matrices of a branch, in order of execution.
+
+        Beside what follows from its start those that only it reads, such as keys and values from
+        an encoder, but not what stands in front of another stream, such as that encoder's stem.
+        """
+        bits = self.ancestors[join.branch] & ~self.ancestors[join.start] & self._matrix_bits
+        elsewhere = 0
+        for stream, first in self._first_joins.items():
+            elsewhere |= self.ancestors[first.start] if stream != join.stream else 0
+        return [
+            path
+            for index, path in self.matrices.items()
+            if bits >> index & 1
+            and (self.ancestors[index] >> join.start & 1 or not elsewhere >> index & 1)
+        ]
+
+    @cached_property
+    def _first_joins(self) -> dict[int, Join]:
+        """The first sum of each stream."""
+        found: dict[int, Join] = {}
+        for join in self.joins:
+            found.setdefault(join.stream, join)
+        return found
 
     def _between(self, start: int, end: int) -> int:
         """How many weight matrices act between two values."""
@@ -432,7 +452,28 @@ class Flow:
             index = max(operands, key=lambda i: self.graph.values[i].size)
             index = self.norms.get(index, index)
         first, last = self._channels(self.graph.values[index].shape, chain)
-        yield self.matrices[index], first, last
+        offset = self._first_row(index)
+        yield self.matrices[index], offset + first, offset + last
+
+    def _first_row(self, index: int) -> int:
+        """Where the rows begin that an operation reads, if it reads a slice of its weight."""
+        use = next(u for u in self.uses[self.matrices[index]] if u.output == index)
+        operand = next((i for i in use.node.inputs if named(self.graph, i) == use.path), None)
+        chain: list[tuple[Node, int]] = []
+        while operand is not None and (node := self.graph.producer(operand)) is not None:
+            if node.name not in ("split", "split_with_sizes", "slice", "chunk", "detach", "clone"):
+                return 0
+            chain.append((node, node.outputs.index(operand)))
+            operand = node.inputs[0]
+        if not chain or operand is None:
+            return 0
+        shape = self.graph.values[operand].shape
+        rows = np.broadcast_to(np.arange(shape[0])[:, None], shape)
+        for node, position in reversed(chain):
+            if node.kernel is None:
+                return 0
+            rows = node.kernel(np.ascontiguousarray(rows))[position]
+        return int(rows.min())
 
     def _channels(self, shape: tuple[int, ...], chain: list[tuple[Node, int]]) -> tuple[int, int]:
         """The range of the last axis that is left after a chain of views, told by following it."""

@@ -340,4 +340,10 @@ def _undo_reshape(words: list[str], node: Node, before: Shape, after: Shape) -> 
     return back
 
 
+def _undo_part(words: list[str], node: Node, before: Shape, after: Shape) -> list[str] | None:
+    """A part of one axis."""
+    return words
+
+
 _UNDO: dict[str, _Undo] = dict.fromkeys(("t", "numpy_T", "transpose", "permute"), _undo_permute)
+_UNDO |= dict.fromkeys(("split", "split_with_sizes", "slice", "chunk"), _undo_part)

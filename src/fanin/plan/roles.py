@@ -275,22 +275,13 @@ class Scene:
         """For each matrix in a branch: the sum, its number in the stream, the branch's matrices."""
         found: dict[str, tuple[Join, int, int]] = {}
         counts: dict[int, int] = {}
-        upstream = {j.stream: self._before_other_streams(j.stream) for j in self.flow.joins}
         for join in self.flow.joins:
             block = counts.get(join.stream, 0)
             counts[join.stream] = block + 1
-            between = self.flow.between(join.start, join.branch)
-            members = dict.fromkeys(p for p in between if p not in upstream[join.stream])
+            members = dict.fromkeys(self.flow.members(join))
             for path in members:
                 found.setdefault(path, (join, block, len(members)))
         return found
-
-    def _before_other_streams(self, stream: int) -> set[str]:
-        """Matrices in front of another stream's sums, as an encoder's in front of a decoder."""
-        bits = 0
-        for join in self.flow.joins:
-            bits |= self.flow.ancestors[join.start] if join.stream != stream else 0
-        return {path for index, path in self.flow.matrices.items() if bits >> index & 1}
 
     @cached_property
     def _branch_scales(self) -> frozenset[int]:

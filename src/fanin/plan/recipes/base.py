@@ -51,35 +51,25 @@ class Recipe:
 
 def xavier(weight: Weight, gains: dict[str, float] | float = 1.0) -> Values:
     """Xavier normal; where an attention's projections are packed, each part with its own gain."""
-    fans = weight.fans
-    if not weight.projections or isinstance(gains, float):
-        gain = gains if isinstance(gains, float) else _gain(weight, gains)
-        rows = weight.projections[0].last - weight.projections[0].first if packed(weight) else None
-        fan_out = rows if rows is not None else fans.fan_out
-        return normal(gain * math.sqrt(2.0 / (fans.fan_in + fan_out)))
+    fans, parts = weight.fans, weight.projections
+    if isinstance(gains, float):
+        packed = len({p.last - p.first for p in parts}) == 1
+        return normal(
+            gains * _std(fans.fan_in, parts[0].last - parts[0].first if packed else fans.fan_out)
+        )
     blocks = tuple(
-        (p.last - p.first, normal(gains[p.part] * _xavier_std(fans.fan_in, p.last - p.first)))
-        for p in weight.projections
+        (p.last - p.first, normal(gains[p.part] * _std(fans.fan_in, p.last - p.first)))
+        for p in parts
     )
-    whole = fans.axes.split()[0] == "out" and sum(n for n, _ in blocks) == weight.shape[0]
-    if len(blocks) == 1 or not whole or len({d for _, d in blocks}) == 1:
-        return blocks[0][1]
-    return Stack(blocks)
+    by_rows = sum(rows for rows, _ in blocks) == weight.shape[0] != fans.fan_in
+    if by_rows and len({values for _, values in blocks}) > 1:
+        return Stack(blocks)
+    return blocks[-1][1]
 
 
-def packed(weight: Weight) -> bool:
-    """Whether the rows of several projections of one size stand in one weight."""
-    sizes = {p.last - p.first for p in weight.projections}
-    return len(weight.projections) > 1 and len(sizes) == 1
-
-
-def _xavier_std(fan_in: float, fan_out: float) -> float:
+def _std(fan_in: float, fan_out: float) -> float:
+    """sqrt(2 / (fan_in + fan_out))."""
     return math.sqrt(2.0 / (fan_in + fan_out))
-
-
-def _gain(weight: Weight, gains: dict[str, float]) -> float:
-    """The gain of a weight outside of the projections into an attention."""
-    return gains["other"]
 
 
 def zeros() -> draw.Constant:
