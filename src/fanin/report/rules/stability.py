@@ -51,11 +51,23 @@ def unstable(view: View) -> Iterator[Finding]:
 
 def _gain_is_right(view: View, stretch: list[Layer]) -> bool:
     """Whether the weights hold the signal on average; where not, that is the cause."""
+    if _biased(view, stretch):
+        return False  # a constant bias moves the working point, and with it the slope and the gain
     needed = needed_gain(stretch[0].operation)
     gains = [g for row in stretch for p in row.parents if (g := view.gain(view.layers[p]))]
     if needed is None or not gains:
         return True
     return abs(statistics.median(gains) / needed - 1) < RIGHT
+
+
+def _biased(view: View, stretch: list[Layer]) -> bool:
+    """Whether biases make up a tenth of the pre-activations' second moment, as when centred."""
+    shares = []
+    for row in stretch:
+        for before in (view.layers[p] for p in row.parents):
+            biases = [w for n in before.weights if len((w := view.weights[n]).shape) == 1]
+            shares += [w.second_moment / max(before.second_moment, 1e-300) for w in biases]
+    return bool(shares) and statistics.median(shares) > 0.1
 
 
 def _longest(view: View) -> list[Layer]:
