@@ -135,7 +135,7 @@ def _lines(values: dict[str, Any], config: Mapping[str, Any]) -> tuple[Line, ...
             )
         )
         found = values[arm]["gradient_factor"]
-        # Weights meet twice, forwards and backwards: at finite width the factor is off by about 2/N.
+        # Weights meet twice, forwards and backwards: at finite width it is off by about 2/N.
         bound = 4 / config["width"]
         off = found["measured"] / found["theory"] - 1
         lines.append(
@@ -161,7 +161,9 @@ def _lines(values: dict[str, Any], config: Mapping[str, Any]) -> tuple[Line, ...
 
 
 def _table(values: dict[str, Any]) -> Table:
-    heads = [f"{each['label']}: {what}" for each in values.values() for what in ("theory", "measured")]
+    heads = [
+        f"{each['label']}: {what}" for each in values.values() for what in ("theory", "measured")
+    ]
     depth = len(values["xavier"]["signal"]["theory"])
     rows = []
     for layer in range(depth):

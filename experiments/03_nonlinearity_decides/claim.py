@@ -29,7 +29,8 @@ STATEMENT = (
 NEEDS_IMAGES = True
 
 F = "sigmoid"
-# scale=3.6 in Keras is N times the variance; its "normal" of 2017 was cut at two sigmas and not corrected.
+# In Keras, scale=3.6 is N times the variance, and the "normal" of 2017 was cut at two sigmas
+# without correcting the variance that this takes.
 CUT = 1 - 2 * 2 * math.exp(-2) / math.sqrt(2 * math.pi) / math.erf(math.sqrt(2))
 SCRIPT = 3.6 * CUT
 
@@ -52,7 +53,7 @@ ARMS: dict[str, tuple[str, Hidden]] = {
 
 
 def write(arm: str, layer: nn.Module, position: Position, generator: torch.Generator) -> None:
-    """The arm's rule in every hidden layer; variance 1/N where a layer reads or writes the outside."""
+    """The arm's rule where a layer feeds a sigmoid; centred starts, and all end, with 1/N."""
     if position == "last":
         init.lecun_normal_(layer, generator=generator)
     elif position == "first" and arm == "centred":
@@ -99,7 +100,8 @@ def measure(config: Mapping[str, Any], images: Images | None, tick: Tick) -> dic
 def conclude(config: Mapping[str, Any], results: Mapping[str, dict[str, Any]]) -> Conclusion:
     """Accuracy of every arm at every depth, beside what theory says of its gradients."""
     accuracy = {
-        arm: {str(depth): results[f"{arm}, depth {depth}"] for depth in config["depths"]} for arm in ARMS
+        arm: {str(depth): results[f"{arm}, depth {depth}"] for depth in config["depths"]}
+        for arm in ARMS
     }
     values = {"accuracy": accuracy, "theory": _theory(config["depths"]), "chance": 1 / CLASSES}
     lines = [line for depth in config["depths"] for line in _judge(accuracy, str(depth))]
@@ -109,7 +111,7 @@ def conclude(config: Mapping[str, Any], results: Mapping[str, dict[str, Any]]) -
 
 
 def _theory(depths: list[int]) -> dict[str, dict[str, Any]]:
-    """Where the variance of each arm settles, and by what its squared gradients change over the depth."""
+    """Where the variance of each arm settles, and what the depth does to squared gradients."""
     weights = {
         "xavier": 1.0,
         "script": SCRIPT,
@@ -135,7 +137,9 @@ def _theory(depths: list[int]) -> dict[str, dict[str, Any]]:
 def _said(run: dict[str, Any]) -> str:
     """Mean accuracy and its spread over seeds, in percent."""
     mean, low, high = statistics.mean(run["final"]), min(run["final"]), max(run["final"])
-    return f"{mean:.0%} ({100 * low:.0f} to {100 * high:.0f})" if high - low > 0.005 else f"{mean:.0%}"
+    return (
+        f"{mean:.0%} ({100 * low:.0f} to {100 * high:.0f})" if high - low > 0.005 else f"{mean:.0%}"
+    )
 
 
 def _judge(accuracy: dict[str, Any], depth: str) -> list[Line]:
@@ -174,24 +178,37 @@ def _script(accuracy: dict[str, Any], depths: list[int]) -> Line:
         f"no: 3.6/N, cut to {SCRIPT:.3f}/N; at depth {depth} {_said(runs['script'])} against "
         f"{_said(runs['kumar'])} with the formula",
         "REPORT",
+        contradicts=True,
     )
 
 
 def _tables(values: dict[str, Any]) -> tuple[Table, ...]:
     depths = list(values["accuracy"]["xavier"])
     results = [
-        (ARMS[arm][0], *(_said(by_depth[d]) for d in depths)) for arm, by_depth in values["accuracy"].items()
+        (ARMS[arm][0], *(_said(by_depth[d]) for d in depths))
+        for arm, by_depth in values["accuracy"].items()
     ]
     rates = [
-        (ARMS[arm][0], *(by_depth[d]["rate"] for d in depths)) for arm, by_depth in values["accuracy"].items()
+        (ARMS[arm][0], *(by_depth[d]["rate"] for d in depths))
+        for arm, by_depth in values["accuracy"].items()
     ]
     theory = [
-        (ARMS[arm][0], each["weight"], each["q"], each["chi"], *(each["gradient"][d] for d in depths))
+        (
+            ARMS[arm][0],
+            each["weight"],
+            each["q"],
+            each["chi"],
+            *(each["gradient"][d] for d in depths),
+        )
         for arm, each in values["theory"].items()
     ]
     heads = tuple(f"depth {d}" for d in depths)
     return (
-        Table("Test accuracy: mean over seeds (least to most)", ("initialization", *heads), tuple(results)),
+        Table(
+            "Test accuracy: mean over seeds (least to most)",
+            ("initialization", *heads),
+            tuple(results),
+        ),
         Table(
             "Learning rate",
             ("initialization", *heads),
@@ -200,7 +217,13 @@ def _tables(values: dict[str, Any]) -> tuple[Table, ...]:
         ),
         Table(
             "What theory says: squared gradients over the depth",
-            ("initialization", "N v²", "variance settles at", "χ a layer", *(f"χ^{d}" for d in depths)),
+            (
+                "initialization",
+                "N v²",
+                "variance settles at",
+                "χ a layer",
+                *(f"χ^{d}" for d in depths),
+            ),
             tuple(theory),
         ),
     )

@@ -1,1 +1,1 @@
-"""Runs the claims of `experiments/`: data, training, a cache of finished work, verdicts, a report."""
+"""Runs the claims of `experiments/`: data, training, finished work on disk, verdicts, a report."""

@@ -46,12 +46,14 @@ class Line:
         expected: what theory, or the paper, says.
         found: what was measured.
         verdict: `PASS` or `FAIL` where there is a bar, `REPORT` where a number is only told.
+        contradicts: whether what was found contradicts the paper.
     """
 
     statement: str
     expected: str
     found: str
     verdict: Verdict
+    contradicts: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ class Conclusion:
 
 
 class Experiment(Protocol):
-    """What `experiments/*/claim.py` has: the claim in words, its arms, how one is measured, the end."""
+    """What `experiments/*/claim.py` has: the claim in words, its arms, and what they add up to."""
 
     TITLE: str
     STATEMENT: str
@@ -102,7 +104,9 @@ class Experiment(Protocol):
         """The work to do."""
         ...
 
-    def measure(self, config: Mapping[str, Any], images: Images | None, tick: Tick) -> dict[str, Any]:
+    def measure(
+        self, config: Mapping[str, Any], images: Images | None, tick: Tick
+    ) -> dict[str, Any]:
         """Do one arm; the result holds JSON values."""
         ...
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fanin.errors import ArgumentError, DataError, MissingDependencyError
+from fanin.errors import DataError, MissingDependencyError
 
 _FASHION = "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion"
 
@@ -35,16 +35,9 @@ def fetch(name: str, root: Path) -> list[Path]:
         The files.
 
     Raises:
-        ArgumentError: the data set is not one that is fetched.
         MissingDependencyError: pooch is not installed.
         DataError: no network, or what came does not match its checksum.
     """
-    if name not in ARCHIVES:
-        raise ArgumentError(
-            "--download",
-            expected=f"--data {' or '.join(ARCHIVES)}",
-            got=f"--data {name}, which is bundled",
-        )
     try:
         import pooch
     except ImportError as error:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from numpy import ndarray
 
     Bytes = UInt8[ndarray, "..."]
+    Labels = Int64[ndarray, " image"]
 
 IDX_STEMS = (
     "train-images-idx3-ubyte",
@@ -100,7 +101,7 @@ def check_pair(path: Path, pixels: Bytes, labels: Bytes) -> None:
     _check_labels(path, labels)
 
 
-def cifar10(root: Path) -> tuple[Bytes, Int64[ndarray, " image"], Bytes, Int64[ndarray, " image"]]:
+def cifar10(root: Path) -> tuple[Bytes, Labels, Bytes, Labels]:
     """Read the binary version of CIFAR-10 from a folder or from its archive.
 
     *Definition*: records of 3,073 bytes: the label, then 32 x 32 pixels of red, green, blue.
@@ -127,7 +128,7 @@ def cifar10(root: Path) -> tuple[Bytes, Int64[ndarray, " image"], Bytes, Int64[n
 
 def _cifar_arrays(
     files: dict[str, tuple[Path, bytes]],
-) -> tuple[Bytes, Int64[ndarray, " image"], Bytes, Int64[ndarray, " image"]]:
+) -> tuple[Bytes, Labels, Bytes, Labels]:
     batches = {name: _cifar_batch(path, raw) for name, (path, raw) in files.items()}
     test = batches.pop(CIFAR_TEST)
     train = np.concatenate(list(batches.values()))
@@ -152,7 +153,7 @@ def _pixels(records: Bytes) -> Bytes:
     return records[:, 1:].reshape(-1, 3, 32, 32)
 
 
-def _labels(records: Bytes) -> Int64[ndarray, " image"]:
+def _labels(records: Bytes) -> Labels:
     return records[:, 0].astype(np.int64)
 
 
@@ -178,11 +179,8 @@ def _members(archive: Path) -> dict[str, tuple[Path, bytes]]:
 
 def _no_cifar(root: Path) -> DataError:
     """Nothing that can be read; the pickled version is named if it is what is there."""
-    pickled = [
-        path
-        for path in (root / "cifar-10-python.tar.gz", root / "cifar-10-batches-py", root / "data_batch_1")
-        if path.exists()
-    ]
+    names = ("cifar-10-python.tar.gz", "cifar-10-batches-py", "data_batch_1")
+    pickled = [root / name for name in names if (root / name).exists()]
     if pickled:
         return DataError(
             str(pickled[0]),

