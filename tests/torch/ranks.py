@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import sys
-import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -182,20 +179,20 @@ def stages(ranks: int) -> str:
 
 def _present(model: nn.Module) -> dict[str, draw.Distribution]:
     """The part of the plan whose tensors stand on this rank."""
-    return {rule: d for rule, d in PLAN.items() if rule[0] == "*" or rule in dict(model.named_parameters())}
+    names = dict(model.named_parameters())
+    return {rule: d for rule, d in PLAN.items() if rule[0] == "*" or rule in names}
 
 
-def main(write: Callable[[str], object]) -> None:
+def main(path: Path) -> None:
     dist.init_process_group("gloo")
     ranks = dist.get_world_size()
     before = torch.get_rng_state()
     found = tensor_scenarios(ranks) | model_scenarios(ranks)
     assert torch.equal(before, torch.get_rng_state())
     if dist.get_rank() == 0:
-        write(json.dumps(found))
+        path.write_text(json.dumps(found))
     dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory():
-        main(Path(sys.argv[1]).write_text)
+    main(Path(sys.argv[1]))
