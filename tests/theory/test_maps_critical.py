@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from fanin.errors import NoSolutionError
+from fanin.theory.activation import activation
 from fanin.theory.criticality import edge_of_chaos, susceptibility_points, variance_drift
 from fanin.theory.maps import variance_map
 
@@ -128,3 +129,16 @@ def test_sigmoid_is_not_critical_and_the_message_says_why() -> None:
 def test_other_activations_without_criticality(f: str) -> None:
     with pytest.raises(NoSolutionError, match="both susceptibilities are 1, got none"):
         susceptibility_points(f)
+
+
+def test_a_candidate_that_needs_a_negative_variance_is_refused() -> None:
+    """gelu + 0.1: q = 18.96 needs sigma_b2 = -0.2214, q = 0 needs -0.04, which is named."""
+    gelu = activation("gelu")
+    with pytest.raises(NoSolutionError, match=r"q = 0 would need the bias variance -0\.04;"):
+        susceptibility_points(lambda x: gelu(x) + 0.1)
+
+
+def test_jumps_have_no_critical_point() -> None:
+    for search in (edge_of_chaos, susceptibility_points):
+        with pytest.raises(NoSolutionError, match="got chi infinite for every q, because f jumps"):
+            search("hardshrink")

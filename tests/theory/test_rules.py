@@ -198,6 +198,12 @@ def test_critical_checks_its_arguments() -> None:
         rules.critical("softplus")
 
 
+def test_a_rule_says_how_exact_it_is() -> None:
+    assert rules.second_moment("relu").exactness == "closed form"
+    assert rules.kumar("gelu").exactness == "closed form"
+    assert rules.second_moment("mish").exactness == "quadrature"
+
+
 def test_unknown_rules_are_listed() -> None:
     with pytest.raises(UnknownNameError) as error:
         rules.get("centered")

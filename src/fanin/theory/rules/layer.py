@@ -48,7 +48,7 @@ class LayerRule:
         role: `hidden`, `first` or `last`.
         first_variance: sigma_w^2 of the layer that reads the network's input.
         last_variance: sigma_w^2 of the linear output layer.
-        exactness: how the numbers were obtained: `closed form`, `quadrature`, `assumed`.
+        exactness: how the weight variance was obtained: `closed form` or `quadrature`.
         notes: what to know before using it, one sentence each.
     """
 
@@ -173,7 +173,7 @@ def layer_rule(
     bias_variance: float = 0.0,
     every_layer: bool = False,
     fan: Fan = "fan_in",
-    exactness: str = "quadrature",
+    exactness: str | None = None,
     notes: tuple[str, ...] = (),
 ) -> LayerRule:
     """Fill in what follows from the weight variance and the operating point.
@@ -202,7 +202,7 @@ def layer_rule(
         centre=centre,
         bias_variance=bias_variance,
         fan=fan,
-        exactness=exactness,
+        exactness=exactness or m.variance.how,
         notes=notes,
     )
     if result.is_fixed_point:
