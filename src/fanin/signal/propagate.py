@@ -150,7 +150,7 @@ def _leaf(
                 return _stated(parameter, value, statement)
     if value.kind == "input" and isinstance(inputs.get(value.name), np.ndarray):
         return _known(np.asarray(inputs[value.name]), value)
-    if value.data is not None:
+    if value.data is not None and not isinstance(inputs.get(value.name), Spec):
         return _known(value.data, value)
     if value.kind in ("parameter", "buffer"):
         raise ArgumentError(

@@ -27,6 +27,7 @@ from fanin.signal.transfer.call import (
     backward,
     forward,
     reduced_to,
+    total,
 )
 from fanin.signal.transfer.sampled import averaged_tables, joint, sampled
 
@@ -238,12 +239,15 @@ def _centring(call: Call, states: Sequence[State]) -> State | None:
         return None
     if x.token not in y.average.tokens:
         return None
-    wide = call.operands[1].table.dims
-    dims = tuple(d for d, f in enumerate(wide) if not f and x.table.dims[d])
-    table = x.table.centred(dims)
+    table = x.table.centred(_averaged_dims(x.table, call.operands[1].table))
     return State(
         table, CLOSED, ("centred", x.token), gaussian=x.gaussian and linear_in_z(x), roots=x.roots
     )
+
+
+def _averaged_dims(x: Table, average: Table) -> tuple[int, ...]:
+    """The dimensions that an average of x has lost."""
+    return tuple(d for d, f in enumerate(average.dims) if not f and x.dims[d])
 
 
 def _normalising(call: Call, states: Sequence[State]) -> State | None:
@@ -362,6 +366,10 @@ def pointwise_back(call: Call, terms: Sequence[Term]) -> Iterator[tuple[int, Ter
     states = [broadcast(s, shape) for s in own]
     numbers = {i: s.value for i, s in enumerate(states) if s.value is not None}
     varying = [i for i in range(len(states)) if i not in numbers]
+    if call.states[call.node.outputs[0]].token == ("centred", own[0].token):
+        dims = _averaged_dims(own[0].table, own[1].table)
+        yield call.node.inputs[0], Term(call.node.index, total(terms).centred(dims))
+        return
     for place, index in enumerate(call.node.inputs):
         if not call.graph.values[index].floating:
             continue
