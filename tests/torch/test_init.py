@@ -158,7 +158,10 @@ def test_a_truncated_normal_has_the_std_that_was_asked(dtype: torch.dtype) -> No
     sigma = 0.02 / 0.8796256610342398
     assert weight.double().abs().max() <= 2 * sigma * (1 + torch.finfo(dtype).eps)
     full = draw(torch.empty(2000, 2000), generator=torch.Generator().manual_seed(5))
-    assert torch.equal(weight.float(), full.to(dtype).float())
+    if dtype is torch.float64:  # drawn with digits of its own
+        torch.testing.assert_close(weight.float(), full, rtol=1e-5, atol=1e-7)
+    else:
+        assert torch.equal(weight, full.to(dtype))
 
 
 @pytest.mark.parametrize("dtype", FLOATS)

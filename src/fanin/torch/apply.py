@@ -152,13 +152,13 @@ def apply_(model: nn.Module, plan: Plan, seed: int = 0) -> Plan:
     """
     model = original(model)
     _check(model, plan)
-    order = sorted(plan.rows, key=lambda row: row.centre is not None)
+    order = sorted(plan.rows, key=lambda row: (row.centre is not None, row.kind != "parametrized"))
     written = [row for row in order if row.values is not None]
     later = [row for row in written if is_lazy(_tensor(model, row.path))]
     now = [row for row in written if row not in later]
     before = {row.path: _state(model, row) for row in now if row.kind == "parametrized"}
     with torch.no_grad():
-        try:
+        try:  # parametrizations go first: they alone can fail, and they are put back
             for row in now:
                 _write(model, row, seed)
         except FaninError:

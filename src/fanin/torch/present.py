@@ -70,7 +70,8 @@ def present(model: nn.Module, only_missing: bool | Iterable[str]) -> dict[str, s
         model: after a checkpoint was loaded in part.
         only_missing: the missing names, as `load_state_dict` returns them; or True, to tell by what
             can be told: marks of `from_pretrained`; else a tensor is missing only if nothing but
-            its module's own default initialization has ever been written to it.
+            its module's own default initialization has ever been written to it. What another
+            freshly built model was assigned from cannot be told apart; give the names then.
 
     Returns:
         Names to leave alone, and why.

@@ -90,11 +90,12 @@ def writable(module: nn.Module, name: str, *, scale_fixed: bool = False) -> Iter
     before = {k: v.clone() for k, v in owner.state_dict().items()}
     try:
         assign(asked)
-    except NotImplementedError as error:
+    except Exception as error:  # whatever a user's parametrization raises
+        owner.load_state_dict(before)
         raise NotCoveredError(
             where,
-            expected="a parametrization with a right_inverse",
-            got=", ".join(type(p).__name__ for p in parametrizations(owner, leaf)),
+            expected="a parametrization with a right_inverse that takes any value",
+            got=f"{type(error).__name__} from {_named(parametrizations(owner, leaf))}",
             fix="initialise before parametrizing",
         ) from error
     found = getattr(owner, leaf)
@@ -121,6 +122,11 @@ def parametrizations(module: nn.Module, name: str) -> list[object]:
         for hook in module._forward_pre_hooks.values()
         if isinstance(hook, WeightNorm | SpectralNorm) and hook.name == name
     ]
+
+
+def _named(parts: list[object]) -> str:
+    """The kinds of some parametrizations."""
+    return ", ".join(type(part).__name__ for part in parts)
 
 
 def fixes_scale(module: nn.Module, name: str) -> bool:
