@@ -12,6 +12,9 @@ from torch import nn
 from fanin.errors import ArgumentError, ArgumentTypeError, UninitializedError
 from fanin.signal.spec import Spec
 
+SEED = 0x66616E696E
+"""Of everything drawn here: no seed that a user takes, or targets could equal the user's inputs."""
+
 _WRAPPERS = {
     "_orig_mod": "compiled: hooks are inactive in compiled code, so the original module was run",
     "module": "the module inside {kind} was run",
@@ -60,8 +63,8 @@ def refuse_unready(where: str, model: object) -> None:
 
 
 def realise(inputs: Any, device: torch.device, dtype: torch.dtype) -> Any:
-    """The inputs with each `Spec` in them replaced by drawn values (its own generator, seed 0)."""
-    generator = torch.Generator().manual_seed(0)
+    """The inputs with each `Spec` in them replaced by drawn values (its own generator, always the same)."""
+    generator = torch.Generator().manual_seed(SEED)
 
     def one(value: Any) -> Any:
         if isinstance(value, Spec):

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from fanin.errors import ArgumentError, ArgumentTypeError
-from fanin.torch.calling import main_outputs
+from fanin.torch.calling import SEED, main_outputs
 from fanin.torch.measurement import Loss
 
 NAMES = ("ce", "bce", "mse")
@@ -95,7 +95,7 @@ def _axis(prediction: torch.Tensor, class_axis: int | None) -> int:
 
 def _draw_targets(name: str, prediction: torch.Tensor, class_axis: int | None) -> torch.Tensor:
     """Targets that carry no information: uniform classes, fair coins, N(0, 1) values."""
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(SEED + 1)
     shape = list(prediction.shape)
     if name == "ce":
         classes = shape.pop(_axis(prediction, class_axis))

@@ -13,6 +13,7 @@ from torch import nn
 from fanin.errors import ArgumentTypeError
 from fanin.torch import losses
 from fanin.torch.calling import (
+    SEED,
     call,
     main_outputs,
     named_tensors,
@@ -189,7 +190,7 @@ class _Backward:
                 got="one without",
                 fix="pass a function of the outputs as loss",
             )
-        generator = torch.Generator().manual_seed(1)
+        generator = torch.Generator().manual_seed(SEED + 2)
         total = torch.zeros((), device=outputs[0].device)
         for y in outputs:
             r = torch.randn(y.shape, generator=generator).to(y.device)
