@@ -169,22 +169,28 @@ def _tensors(model: nn.Module, prefix: str = "", recurse: bool = True) -> Iterat
             for key, tensor in entries.items():
                 if tensor is not None:
                     name = canonical_name(f"{path}.{key}" if path else key)
+                    _refuse_shapeless(name, module, tensor)
                     yield _Entry(name, module, key, tensor, buffer)
+
+
+def _refuse_shapeless(name: str, module: nn.Module, tensor: torch.Tensor) -> None:
+    """Raise for a tensor that stands for another, of a shape that it does not have yet."""
+    where = f"materialize_({name})"
+    if hasattr(tensor, "ds_shape"):
+        refuse_placeholder(where, tensor)
+    if isinstance(tensor, nn.parameter.UninitializedTensorMixin):
+        raise UninitializedError(
+            where,
+            expected="a tensor with a shape",
+            got=f"a lazy one of {type(module).__name__}",
+            fix="run one forward pass first",
+        )
 
 
 def _slots(entries: Iterable[_Entry]) -> list[Slot]:
     """The tensors, each once."""
     found: dict[int, Slot] = {}
     for name, module, key, tensor, buffer in entries:
-        if hasattr(tensor, "ds_shape"):
-            refuse_placeholder(f"materialize_({name})", tensor)
-        if isinstance(tensor, nn.parameter.UninitializedTensorMixin):
-            raise UninitializedError(
-                f"materialize_({name})",
-                expected="a tensor with a shape",
-                got=f"a lazy one of {type(module).__name__}",
-                fix="run one forward pass first",
-            )
         slot = found.setdefault(id(tensor), Slot(name, [], tensor, buffer))
         slot.places.append((module, key))
         slot.names.append(name)
