@@ -9,7 +9,7 @@ from math import prod
 import numpy as np
 
 from fanin.signal.state import CLOSED, State
-from fanin.signal.table import Table, add, product
+from fanin.signal.table import Table, add, align, product
 from fanin.signal.transfer.call import Call, Gradients, amplitude, backward, forward, reduced_to
 from fanin.signal.transfer.pointwise import linear_in_z
 
@@ -87,12 +87,22 @@ def scaled(
     return replace(state, token=token)
 
 
-def _back(g: Table, x: Table, factor: Table, dims: Sequence[int], centre: bool) -> Table:
-    """The gradient of a normalisation: scaled, without its average and its part along x."""
-    count = prod(x.shape[d] for d in dims)
-    out = product(g, factor)
-    out = out.centred(dims) if centre else out
-    return out * float(np.sqrt(max(1 - 1 / count, 0.0)))
+def _back(g: Table, normal: Table, factor: Table, dims: Sequence[int], centre: bool) -> Table:
+    """The gradient of a normalisation: scaled, without its average and its part along x_hat.
+
+    *Definition.* What goes is m x_hat with m the group's average of g x_hat; g and x_hat are
+    independent, and m is large where both are alike all over the group.
+    """
+    left = g.centred(dims) if centre else g
+    along = product(left, normal).average_over(dims, keepdim=True).expand(g.shape)
+    part = product(normal, along)
+    left, part = align(left, part)
+    pairs = left.pairs - part.pairs
+    kept = Table(left.dims, left.mean, pairs)
+    level = np.clip(kept.same / np.maximum(left.same, 1e-300), 0.0, 1.0).mean()
+    if kept.same.min() < 0:
+        kept = left * float(np.sqrt(level))
+    return product(kept, factor)
 
 
 # --- over the features of one sample --------------------------------------------------------------
@@ -164,7 +174,7 @@ def _layer_norm_back(call: Call, grads: Sequence[Table | None]) -> Gradients:
     bias = call["bias"] if call.node.get("bias") is not None else None
     g, found = _affine_back(call, g, state.table, call["weight"], bias, dims)
     yield from found
-    yield call.node.inputs[0], _back(g, x.table, factor, dims, centre)
+    yield call.node.inputs[0], _back(g, state.table, factor, dims, centre)
 
 
 # --- over the batch -------------------------------------------------------------------------------
@@ -236,7 +246,7 @@ def _batch_norm_back(call: Call, grads: Sequence[Table | None]) -> Gradients:
     g, found = _affine_back(call, g, normal, call["weight"], call["bias"], (1,))
     yield from found
     if _trains(call):
-        yield call.node.inputs[0], _back(g, x.table, factor, dims, True)
+        yield call.node.inputs[0], _back(g, normal, factor, dims, True)
     else:
         yield call.node.inputs[0], product(g, factor)
 
@@ -276,5 +286,5 @@ def _group_norm_back(call: Call, grads: Sequence[Table | None]) -> Gradients:
     normal = state.table.reshape(x.shape)
     g, found = _affine_back(call, g, normal, call["weight"], call["bias"], (1,))
     yield from found
-    back = _back(_grouped(call, g), parted.table, factor, dims, True)
+    back = _back(_grouped(call, g), state.table, factor, dims, True)
     yield call.node.inputs[0], reduced_to(back.reshape(x.shape), x.shape)
