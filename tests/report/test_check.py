@@ -90,12 +90,13 @@ def test_tied_embedding_from_a_unit_normal() -> None:
         def __init__(self, std: float) -> None:
             super().__init__()
             self.embed, self.norm = nn.Embedding(5000, 512), nn.LayerNorm(512)
+            self.mix = nn.Linear(512, 512)  # else each token would predict itself
             self.head = nn.Linear(512, 5000, bias=False)
             self.head.weight = self.embed.weight
             nn.init.normal_(self.embed.weight, std=std)
 
         def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-            return self.head(self.norm(self.embed(tokens)))
+            return self.head(self.norm(self.mix(self.embed(tokens))))
 
     torch.manual_seed(0)
     tokens = torch.randint(5000, (16, 16))
@@ -103,6 +104,7 @@ def test_tied_embedding_from_a_unit_normal() -> None:
     finding = report.findings[0]
     assert (finding.name, finding.severity, finding.where) == ("start-loss", "FAIL", "head")
     assert "expected 8.517 (ln 5000)" in finding.number
+    assert float(finding.number.split()[1].rstrip(",")) == pytest.approx(83.9, rel=0.05)
     assert "tied embedding" in finding.cause
     assert "use 1/sqrt(fan_in) = 0.0442" in finding.cause
     after = fanin.check(Tied(512**-0.5), tokens, "ce")

@@ -63,7 +63,7 @@ def refuse_unready(where: str, model: object) -> None:
 
 
 def realise(inputs: Any, device: torch.device, dtype: torch.dtype) -> Any:
-    """The inputs with each `Spec` in them replaced by drawn values (its own generator, always the same)."""
+    """The inputs with each `Spec` in them replaced by drawn values (always the same)."""
     generator = torch.Generator().manual_seed(SEED)
 
     def one(value: Any) -> Any:
