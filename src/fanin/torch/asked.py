@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+
+from fanin import draw
+from fanin.plan.plan import Values, moments
 
 if TYPE_CHECKING:
     from fanin.torch.stack import Site
@@ -61,6 +65,17 @@ def uniform(low: float, high: float, **more: Any) -> Asked:
 def constant(value: float) -> Asked:
     """All elements alike."""
     return Asked("constant", value, 0.0)
+
+
+def of_values(values: Values, shape: tuple[int, ...]) -> Asked:
+    """The law of what fanin draws; its stds are those of what comes out."""
+    mean, std = moments(values, shape)
+    if isinstance(values, draw.Constant):
+        return constant(mean)
+    if isinstance(values, draw.Uniform):
+        return uniform(values.low, values.high)
+    words = re.sub(r"(?<!^)(?=[A-Z])", " ", type(values).__name__).lower()
+    return Asked("orthogonal" if "orthogonal" in words else words.split()[-1], mean, std)
 
 
 def asked_of(

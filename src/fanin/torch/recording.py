@@ -10,14 +10,15 @@ from __future__ import annotations
 import contextlib
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.overrides import TorchFunctionMode
 
-from fanin.torch.asked import Asked, asked_of
+from fanin.plan.plan import Values
+from fanin.torch.asked import Asked, asked_of, of_values
 from fanin.torch.stack import Site, site_of
 
 UNSET = frozenset(["empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"])
@@ -254,21 +255,25 @@ def lost_writes(tensor: torch.Tensor) -> tuple[Write, ...]:
     return tuple(write for write in _LOST if _storage(tensor) in write.lost_on)
 
 
-def wrote(tensor: torch.Tensor, function: str, asked: Asked | None = None) -> None:
-    """Tell a running recording of a write that torch did not see, as through NumPy's memory.
+def wrote(tensor: torch.Tensor, values: Values, shape: tuple[int, ...]) -> None:
+    """Tell a running recording of values that fanin drew through memory, which torch did not see.
 
     Args:
-        tensor: that was written.
-        function: the public name of what wrote it.
-        asked: the law, where there is one.
+        tensor: that was written, of a sharded one the part on this rank.
+        values: what was drawn.
+        shape: the whole shape.
     """
     if not _ACTIVE or _has_no_storage(tensor):
         return
-    site, _ = site_of(None)
+    site, frame = site_of(None)
+    last, records = _ACTIVE[-1]._call, _BOOK.of(tensor)
+    if frame is not None and last is not None and last[0] is frame and last[1] is records:
+        return  # a further part of the same call
+    _ACTIVE[-1]._call = None if frame is None else (frame, records)
     whole = tensor.numel() * tensor.element_size() >= tensor.untyped_storage().nbytes()
-    site = replace(site, initializer=function)
-    _BOOK.of(tensor).append(
-        Write("filled", function, site, asked, whole, (), tuple(tensor.shape), tensor.numel())
+    function = site.initializer or "fanin.init_"
+    records.append(
+        Write("filled", function, site, of_values(values, shape), whole, (), shape, tensor.numel())
     )
 
 

@@ -11,6 +11,7 @@ from fanin import draw
 from fanin.errors import ArgumentError, ArgumentTypeError, UninitializedError
 from fanin.plan.plan import Stack, Values
 from fanin.torch import device
+from fanin.torch.recording import wrote
 from fanin.torch.shard import local, regions
 
 _BITS = {1: torch.uint8, 2: torch.uint16}
@@ -50,6 +51,7 @@ def write_(tensor: torch.Tensor, values: Values, *, seed: int, name: str) -> tor
         part = local(tensor).detach()[region.local]
         for drawn, its_name, rows, shape, block in _stacked(where, values, name, tensor, region):
             _write(part[rows] if tensor.dim() else part, drawn, seed, its_name, shape, block)
+    wrote(local(tensor), values, tuple(tensor.shape))
     return tensor
 
 
