@@ -209,7 +209,7 @@ def _through(graph: Graph, node: Node, states: dict[int, State]) -> list[State]:
         return known
     rule = forward_rule(node)
     found = rule(call) if rule is not None else sampled(call)
-    made = list(found) if isinstance(found, (list, tuple)) else [found]
+    made = [found] if isinstance(found, State) else list(found)
     made += [
         State(Table.constant(call.output(i).shape, 0.0), CLOSED, call.token(i))
         for i in range(len(made), len(node.outputs))

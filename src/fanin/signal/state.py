@@ -90,7 +90,7 @@ class State:
         return self.second_moment - self.mean**2
 
     def covariance(self, *dims: int) -> float:
-        """E[x_i x_j] of two elements that differ in these dimensions alone: (0,) for two samples."""
+        """E[x_i x_j] of two elements that differ in these dimensions alone; 0: two samples."""
         return self.table.covariance(*dims)
 
     @property
@@ -132,7 +132,7 @@ class Average:
 
 @dataclass(frozen=True, eq=False)
 class Mask:
-    """Which entries of attention logits are seen (broadcast from the right), and the others' value."""
+    """Which attention logits are seen (broadcast from the right), and the others' value."""
 
     keep: Array
     fill: float

@@ -1,4 +1,4 @@
-"""Softmax and scaled dot-product attention: how sharp the weights are, and what averaging leaves."""
+"""Softmax and dot-product attention: how sharp the weights are, and what averaging leaves."""
 
 from __future__ import annotations
 
@@ -19,8 +19,7 @@ from fanin.signal.transfer.call import (
     forward,
     reduced_to,
 )
-from fanin.signal.transfer.causal import averaged
-from fanin.signal.transfer.linear import matmul, transposed
+from fanin.signal.transfer.causal import averaged, matmul, transposed
 from fanin.signal.transfer.pointwise import HIDDEN
 
 
@@ -67,7 +66,7 @@ def overlap(base: np.ndarray, sharp: np.ndarray, shared: float, own: float) -> n
         return base
     own = min(own, 100.0)
     part = np.expm1(np.clip(shared, -own, own)) / np.expm1(own)
-    return np.maximum(base + (sharp - base) * part, 0.0)
+    return np.asarray(np.maximum(base + (sharp - base) * part, 0.0))
 
 
 class Rows:
@@ -213,14 +212,14 @@ def _softmax_back(call: Call, grads: Sequence[Table | None]) -> Gradients:
     yield call.node.inputs[0], softmax_back(g, weights, call.first, call.node["dim"])
 
 
-# --- scaled dot-product attention in one operation -------------------------------------------------
+# --- scaled dot-product attention in one operation -----------------------------------------------
 
 _FUSED = (
     "scaled_dot_product_attention _scaled_dot_product_flash_attention_for_cpu "
     "_scaled_dot_product_flash_attention _scaled_dot_product_efficient_attention "
     "_scaled_dot_product_cudnn_attention _scaled_dot_product_fused_attention_overrideable "
     "_scaled_dot_product_attention_math _scaled_dot_product_attention_math_for_mps"
-).split()
+)
 
 
 def _parts(call: Call) -> tuple[State, State, State, State, State, float]:
@@ -256,7 +255,7 @@ def _mask(call: Call, queries: int, keys: int) -> Mask | None:
     return None
 
 
-@forward(*_FUSED)
+@forward(*_FUSED.split())
 def _attention(call: Call) -> list[State]:
     _, k, v, _, weights, _ = _parts(call)
     share = float(call.node.get("dropout_p") or 0.0)
@@ -287,7 +286,7 @@ def _log_sum(call: Call, position: int, shape: Sequence[int], keys: int) -> Stat
     )
 
 
-@backward(*_FUSED)
+@backward(*_FUSED.split())
 def _attention_back(call: Call, grads: Sequence[Table | None]) -> Gradients:
     g = grads[0]
     if g is None:

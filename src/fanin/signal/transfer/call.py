@@ -70,7 +70,7 @@ def gathered(terms: Sequence[Term]) -> list[Term]:
         slopes = [t.slope for t in group]
 
         def slope(z: np.ndarray, slopes: Sequence[Function | None] = slopes) -> np.ndarray:
-            return np.sum([np.ones_like(z) if s is None else s(z) for s in slopes], axis=0)
+            return np.asarray(sum(np.ones_like(z) if s is None else s(z) for s in slopes))
 
         if lead.slope is None:
             made.append(replace(lead, table=lead.table * len(group)))

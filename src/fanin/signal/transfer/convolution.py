@@ -38,8 +38,7 @@ def transposed_taps(
 
 def reversed_taps(index: np.ndarray, size: int) -> np.ndarray:
     """For each input and tap the output that it goes to: the taps of the gradient."""
-    outputs, kernel = index.shape
-    back = np.full((size, kernel), -1)
+    back = np.full((size, index.shape[1]), -1)
     rows, columns = np.nonzero(index >= 0)
     back[index[rows, columns], columns] = rows
     return back
@@ -83,7 +82,7 @@ class _Setting:
     def weight(self) -> Table:
         """The weight as [groups, out / groups, in / groups, ...]."""
         a, b, *kernel = self.w.shape
-        table = self.w.table.reshape((self.groups, a // self.groups, b, *kernel))
+        table: Table = self.w.table.reshape((self.groups, a // self.groups, b, *kernel))
         if self.transposed:
             table = table.permute((0, 2, 1, *range(3, 3 + self.nd)))
         return table.coarse(tuple(range(3, 3 + self.nd)))

@@ -109,7 +109,7 @@ def _embedding_back(call: Call, grads: Sequence[Table | None]) -> Gradients:
     yield call.index("weight"), found
 
 
-# --- experts: each token multiplies the matrix of its own group -------------------------------------
+# --- experts: each token multiplies the matrix of its own group ----------------------------------
 
 
 def _experts(call: Call, tokens: int, groups: int) -> np.ndarray:

@@ -183,7 +183,7 @@ _BATCH = (
     "native_batch_norm cudnn_batch_norm miopen_batch_norm _native_batch_norm_legit "
     "_native_batch_norm_legit_functional _native_batch_norm_legit_no_training "
     "_batch_norm_with_update batch_norm _batch_norm_no_update"
-).split()
+)
 
 
 def _trains(call: Call) -> bool:
@@ -211,7 +211,7 @@ def _running(call: Call) -> tuple[Table, Table]:
     return mean.table.reshape(shape), factor.reshape(shape)
 
 
-@forward(*_BATCH)
+@forward(*_BATCH.split())
 def _batch_norm(call: Call) -> list[State]:
     x, dims = call.first, _over(call)
     eps = float(call.node.get("eps") or call.node.get("epsilon") or 1e-5)
@@ -230,7 +230,7 @@ def _batch_norm(call: Call) -> list[State]:
     return [scaled(state, call["weight"], call["bias"], (1,), call.token()), *rest]
 
 
-@backward(*_BATCH)
+@backward(*_BATCH.split())
 def _batch_norm_back(call: Call, grads: Sequence[Table | None]) -> Gradients:
     g = grads[0]
     if g is None:

@@ -18,7 +18,7 @@ from fanin.signal.state import (
     integrate,
     law,
 )
-from fanin.signal.table import Table, add, align, product
+from fanin.signal.table import Table, add, align, paired, product
 from fanin.signal.transfer.call import (
     Call,
     Gradients,
@@ -87,7 +87,7 @@ def pointwise(call: Call) -> State:
     if len(call.operands) == 2 and (masked := _masked(call)) is not None:
         return masked
     states = [broadcast(s, shape) for s in call.operands]
-    numbers = {i: s.value for i, s in enumerate(states) if s.value is not None}
+    numbers = {i: v for i, s in enumerate(states) if (v := s.value) is not None}
     varying = [i for i in range(len(states)) if i not in numbers]
     if not varying:
         return State(_computed(call, numbers, shape), CLOSED, call.token(), roots=call.roots)
@@ -123,13 +123,13 @@ def _typed(call: Call, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
     ]
 
 
-def _computed(call: Call, numbers: dict[int, float | None], shape: Sequence[int]) -> Table:
+def _computed(call: Call, numbers: dict[int, float], shape: Sequence[int]) -> Table:
     """The result of constants alone."""
     values = [np.asarray(numbers[i], dtype=float) for i in range(len(numbers))]
     return Table.constant(shape, float(_run(call, values)))
 
 
-def _of_one(call: Call, state: State, place: int, numbers: dict[int, float | None]) -> State:
+def _of_one(call: Call, state: State, place: int, numbers: dict[int, float]) -> State:
     """A function of one tensor; the other operands are numbers."""
 
     def function(x: np.ndarray) -> np.ndarray:
@@ -145,7 +145,7 @@ def _of_one(call: Call, state: State, place: int, numbers: dict[int, float | Non
 
 
 def _jointly(
-    call: Call, states: Sequence[State], varying: Sequence[int], numbers: dict[int, float | None]
+    call: Call, states: Sequence[State], varying: Sequence[int], numbers: dict[int, float]
 ) -> State | None:
     """A function of several tensors that are functions of one Gaussian."""
     laws = [law(states[i]) for i in varying]
@@ -159,7 +159,7 @@ def _jointly(
 
 
 def _joint(
-    call: Call, states: Sequence[State], varying: Sequence[int], numbers: dict[int, float | None]
+    call: Call, states: Sequence[State], varying: Sequence[int], numbers: dict[int, float]
 ) -> Callable[[np.ndarray], np.ndarray]:
     """The operation as a function of the one Gaussian z."""
 
@@ -172,7 +172,7 @@ def _joint(
 def _operands(
     states: Sequence[State],
     varying: Sequence[int],
-    numbers: dict[int, float | None],
+    numbers: dict[int, float],
     z: np.ndarray,
 ) -> list[np.ndarray]:
     """What the operation reads where the Gaussian behind its operands is z."""
@@ -271,7 +271,7 @@ def _normalising(call: Call, states: Sequence[State]) -> State | None:
         def inverse(z: np.ndarray, inner: object = inner, power: float = power) -> np.ndarray:
             value = inner(z) if callable(inner) else z
             with np.errstate(all="ignore"):
-                return np.abs(value) ** power
+                return np.asarray(np.abs(value) ** power)
 
         linear, _ = integrate(inverse, latent)
         level = 1.0 / np.sqrt(np.maximum(linear.mean, 1e-300))
@@ -312,14 +312,10 @@ def _chosen(call: Call, states: Sequence[State]) -> State:
     c = condition.table
     rest = c * -1.0 + 1.0
     first, second = product(c, x.table), product(rest, y.table)
-    shared = Table(c.dims, c.mean, np.zeros_like(c.pairs))
-    k = len(c.factors)
-    cross = (c.mean.reshape((1,) * k + c.mean.shape) - c.pairs + shared.pairs) * x.mean * y.mean
-    a, _ = align(first, second)
-    if a.dims != c.dims:
-        cross = None
-    table = add(first, second, cross=cross)
-    return State(table, CLOSED, call.token(), roots=call.roots)
+    one, _ = paired(c.mean, c)
+    laid = align(first, second)[0].dims == c.dims
+    cross = (one - c.pairs) * x.mean * y.mean if laid else None  # E[c_i (1 - c_j)] E[x] E[y]
+    return State(add(first, second, cross=cross), CLOSED, call.token(), roots=call.roots)
 
 
 def _small(table: Table) -> Table:
@@ -364,7 +360,7 @@ def pointwise_back(call: Call, terms: Sequence[Term]) -> Iterator[tuple[int, Ter
     shape = call.shape
     own = call.operands
     states = [broadcast(s, shape) for s in own]
-    numbers = {i: s.value for i, s in enumerate(states) if s.value is not None}
+    numbers = {i: v for i, s in enumerate(states) if (v := s.value) is not None}
     varying = [i for i in range(len(states)) if i not in numbers]
     if call.states[call.node.outputs[0]].token == ("centred", own[0].token):
         dims = _averaged_dims(own[0].table, own[1].table)
@@ -386,7 +382,7 @@ def _multiplied(
     terms: Sequence[Term],
     states: Sequence[State],
     varying: Sequence[int],
-    numbers: dict[int, float | None],
+    numbers: dict[int, float],
     place: int,
 ) -> Iterator[Term]:
     """Each part of the arriving gradient times d result / d operand."""

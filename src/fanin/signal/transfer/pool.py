@@ -84,7 +84,7 @@ def _bilinear(size: int, outputs: int, align: bool) -> np.ndarray:
     """Weights of linear interpolation along one axis."""
     place = np.clip(_centres(size, outputs, align), 0, size - 1)
     distance = np.abs(place[:, None] - np.arange(size))
-    return np.maximum(0.0, 1.0 - distance)
+    return np.asarray(np.maximum(0.0, 1.0 - distance))
 
 
 def _bicubic(size: int, outputs: int, align: bool) -> np.ndarray:
@@ -105,10 +105,10 @@ _LINEAR = (
     "avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d "
     "_adaptive_avg_pool2d _adaptive_avg_pool3d mkldnn_adaptive_avg_pool2d upsample_linear1d "
     "upsample_bilinear2d upsample_trilinear3d upsample_bicubic2d _upsample_bilinear2d_aa"
-).split()
+)
 
 
-@forward(*_LINEAR)
+@forward(*_LINEAR.split())
 def _average(call: Call) -> State:
     table = call.first.table
     for d, matrix in _matrices(call):
@@ -120,7 +120,7 @@ def _average(call: Call) -> State:
     )
 
 
-@backward(*_LINEAR)
+@backward(*_LINEAR.split())
 def _average_back(call: Call, grads: Sequence[Table | None]) -> Gradients:
     (g,) = grads
     assert g is not None
@@ -133,10 +133,10 @@ _MAXIMA = (
     "max_pool1d max_pool2d max_pool3d max_pool1d_with_indices max_pool2d_with_indices "
     "max_pool3d_with_indices adaptive_max_pool1d adaptive_max_pool2d adaptive_max_pool3d "
     "mkldnn_max_pool2d"
-).split()
+)
 
 
-@forward(*_MAXIMA)
+@forward(*_MAXIMA.split())
 def _maximum(call: Call) -> list[State]:
     """Windows drawn from the state and their maxima measured, for each number of taps inside."""
     windows = _windows(call)
@@ -194,7 +194,7 @@ def _largest(
     level = (top**2).mean(axis=tuple(range(1, top.ndim)))
     found = np.empty((2,) * (top.ndim - 1))
     for mask in np.ndindex(*found.shape):
-        other = np.flip(top, [1 + a for a, m in enumerate(mask) if m])
+        other = np.flip(top, tuple(1 + a for a, m in enumerate(mask) if m))
         found[mask] = (top * other).mean()
     error = float(level.std() / np.sqrt(_DRAWS) / max(level.mean(), 1e-300))
     return found, float(top.mean()), error
@@ -223,9 +223,8 @@ def _placed(
     pairs = np.empty((2,) * k + kept.shape)
     for mask in np.ndindex(*(2,) * k):
         differs = dict(zip(axes, mask, strict=True))
-        entry = tuple(differs.get(d, 0) for d in source) + (
-            int(any(differs.get(d, 0) for d in wide)),
-        )
+        moved = int(any(differs.get(d, 0) for d in wide))
+        entry = (*(differs.get(d, 0) for d in source), moved)
         pairs[mask] = np.array([v[0][entry] for v in values])[place]
     mean = np.array([v[1] for v in values])[place]
     error = max(v[2] for v in values)
@@ -237,7 +236,7 @@ def _placed(
     )
 
 
-@backward(*_MAXIMA)
+@backward(*_MAXIMA.split())
 def _maximum_back(call: Call, grads: Sequence[Table | None]) -> Iterator[tuple[int, Term]]:
     """Each output's gradient goes to the largest of its window.
 
@@ -256,7 +255,7 @@ def _maximum_back(call: Call, grads: Sequence[Table | None]) -> Iterator[tuple[i
     mean, std = latent.average, max(latent.variance, 1e-300) ** 0.5
 
     def winning(z: np.ndarray) -> np.ndarray:
-        return np.sqrt(window * ndtr((z - mean) / std) ** (window - 1))
+        return np.asarray(np.sqrt(window * ndtr((z - mean) / std) ** (window - 1)))
 
     yield call.node.inputs[0], Term((call.node.index, 0), g, winning, latent, source)
 

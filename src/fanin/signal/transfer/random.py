@@ -107,9 +107,13 @@ def _full(call: Call) -> State:
     )
 
 
-@backward("bernoulli", "rand", "rand_like", "uniform", "randn", "randn_like", "normal",
-          "normal_functional", "zeros", "zeros_like", "new_zeros", "empty", "empty_like", "new_empty",
-          "empty_strided", "ones", "ones_like", "new_ones", "full", "full_like", "new_full", "fill",
-          "scalar_tensor", "zero")  # fmt: skip
+_MAKERS = (
+    "bernoulli rand rand_like uniform randn randn_like normal normal_functional zeros zeros_like "
+    "new_zeros zero empty empty_like new_empty empty_strided new_empty_strided ones ones_like "
+    "new_ones full full_like new_full fill scalar_tensor"
+)
+
+
+@backward(*_MAKERS.split())
 def _nothing(call: Call, grads: Sequence[Table | None]) -> Gradients:
     return ()

@@ -32,9 +32,10 @@ def _sum(call: Call) -> State:
     if call.node.name == "mean":
         table = table * (1 / count)
     known = (x.gaussian and x.function is None) or count >= _MANY
+    average = _provenance(call, x) if call.node.name == "mean" else None
     return State(
         table, CLOSED, call.token(), gaussian=known and not x.nonnegative, roots=x.roots,
-        nonnegative=x.nonnegative, average=_provenance(call, x) if call.node.name == "mean" else None,
+        nonnegative=x.nonnegative, average=average,
     )  # fmt: skip
 
 

@@ -47,7 +47,7 @@ class Draw:
 
     def _runs(self, node: Node, state: State) -> bool:
         """Whether the operation that made a value is run again rather than its law used."""
-        if state.gaussian and state.function is None or node.kernel is None or node.random:
+        if (state.gaussian and state.function is None) or node.kernel is None or node.random:
             return False
         sizes = [self.call.graph.values[i].size for i in (*node.inputs, *node.outputs)]
         return max(sizes) <= _JOINT and min(sizes) > 0

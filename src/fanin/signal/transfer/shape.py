@@ -17,19 +17,19 @@ Change = Callable[[Table], Table]
 _SAME = (
     "alias detach lift_fresh clone contiguous _to_copy to positive view_as_real resolve_conj "
     "resolve_neg"
-).split()
+)
 _RESHAPES = (
     "view reshape _unsafe_view _reshape_alias flatten unflatten squeeze unsqueeze view_as "
     "squeeze_ unsqueeze_"
-).split()
+)
 
 
-@forward(*_SAME)
+@forward(*_SAME.split())
 def _same(call: Call) -> State:
     return call.first
 
 
-@backward(*(name for name in _SAME if name != "detach"))
+@backward(*(name for name in _SAME.split() if name != "detach"))
 def passed_on(call: Call, grads: Sequence[Table | None]) -> Gradients:
     """The gradient of a copy is the gradient."""
     (g,) = grads
@@ -42,13 +42,13 @@ def _stopped(call: Call, grads: Sequence[Table | None]) -> Gradients:
     return ()
 
 
-@forward(*_RESHAPES)
+@forward(*_RESHAPES.split())
 def _reshape(call: Call) -> State:
     shape = call.shape
     return call.first.through(lambda t: t.reshape(shape), ("view", shape))
 
 
-@backward(*_RESHAPES)
+@backward(*_RESHAPES.split())
 def _reshape_back(call: Call, grads: Sequence[Table | None]) -> Gradients:
     (g,) = grads
     assert g is not None
@@ -168,10 +168,10 @@ _PICKS = (
     "upsample_nearest3d _upsample_nearest_exact2d constant_pad_nd reflection_pad1d "
     "reflection_pad2d reflection_pad3d replication_pad1d replication_pad2d replication_pad3d "
     "_pad_circular"
-).split()
+)
 
 
-@forward(*_PICKS)
+@forward(*_PICKS.split())
 def _pick(call: Call) -> State:
     moves = picks(call)
     fill = float(call.node.get("value") or 0.0) if call.node.name == "constant_pad_nd" else 0.0
@@ -194,7 +194,7 @@ def _brief(index: np.ndarray) -> tuple[int, ...]:
     return (len(index), int(index[0]), int(index[-1]), hash(index.tobytes())) if len(index) else ()
 
 
-@backward(*_PICKS)
+@backward(*_PICKS.split())
 def _pick_back(call: Call, grads: Sequence[Table | None]) -> Gradients:
     (g,) = grads
     assert g is not None
