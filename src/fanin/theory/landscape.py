@@ -56,7 +56,7 @@ _BUDGET = 200  # panels that are halved at once, those nearest to zero first
 _LEVELS = 64
 _SEARCHES = 4
 _UNEVEN = 0.61, 0.37
-_BREAK = 1e-9  # relative size of a jump or kink that counts
+_JUMP, _KINK = 1e-9, 1e-7  # relative sizes of a jump and of a kink that count
 _LOCAL_WIDTHS = 4.0 ** -np.arange(6)
 _ROUGH_SLOPE = 1e-6  # relative error of a slope that asks for panels of its own
 
@@ -134,8 +134,10 @@ def survey(f: Function) -> Landscape:
         panels, suspects = _refined(f, Panels.between(_FIRST_ENDS), _NARROW)
         candidates = _located(f, Panels.joined([suspects, *_hidden(f, panels)]))
         # Breaks are ends now, so nothing should need narrow panels; what does is left as it is.
-        ends = np.union1d(_FIRST_ENDS, candidates)
-        panels, _ = _refined(f, Panels.between(ends), 1e-5)
+        for _ in range(1 + bool(len(candidates))):
+            ends = np.union1d(_FIRST_ENDS, candidates)
+            panels, _ = _refined(f, Panels.between(ends), 1e-5)
+            candidates = _Seams.of(f, panels).sharpened(candidates)
         return _judged(f, panels, candidates)
 
 
@@ -164,9 +166,12 @@ def _refined(f: Function, panels: Panels, narrow: float) -> tuple[Panels, Panels
     for _ in range(_LEVELS):
         values = f(panels.nodes)
         size, part = np.abs(values).max(axis=1), tail(values)
-        rough = (part > _RESOLVED * np.maximum(size, _NOTHING)) & ~is_noise(part, before, size)
+        # The rounding of x shows in the values by their slope.
+        noise = 32 * EPS * np.abs(panels.centre) * np.ptp(values, axis=1) / panels.half
+        least = _RESOLVED * np.maximum(size, _NOTHING) + noise
+        rough = (part > least) & ~is_noise(part, before, size)
         # A kink fades as its panel shrinks; it is caught before it is too faint to be seen.
-        faint = rough & (part > before / _SLOW) & (part < _SLOW * _RESOLVED * size)
+        faint = rough & (part > before / _SLOW) & (part < _SLOW * least)
         rough = (rough | _hides(f, panels, values)) & np.isfinite(values).all(axis=1)
         narrow_now = panels.half < np.maximum(narrow * np.abs(panels.centre), 2.0**-45)
         tiny = rough & (faint | narrow_now)
@@ -201,14 +206,17 @@ def _located(f: Function, suspects: Panels) -> Points:
         return np.zeros(0)
     apart = suspects.left[1:] > suspects.right[:-1] + 1e-3 * suspects.half[1:]
     a, b = suspects.left[np.append(True, apart)], suspects.right[np.append(apart, True)]
-    before, after = _Piece.through(f, a, 8 * (a - b)), _Piece.through(f, b, 8 * (b - a))
+    # Close to a break rounding limits the pieces, farther away their curvature does.
+    step = np.where(b - a < 1e-5 * np.abs(a + b), 8.0, 1.0) * (b - a)
+    before, after = _Piece.through(f, a, -step), _Piece.through(f, b, step)
 
     def gap(x: Points) -> Points:
         result: Points = after(x) - before(x)
         return result
 
     # At a kink the pieces cross; at a jump they do not, and the values tell the side.
-    crosses, sign = gap(a) * gap(b) <= 0, np.sign(gap(a))
+    at_a, at_b = gap(a), gap(b)
+    crosses, sign = at_a * at_b <= 0, np.sign(at_a)
     low, high = a, b
     for _ in range(60):
         middle = (low + high) / 2
@@ -217,6 +225,11 @@ def _located(f: Function, suspects: Panels) -> Points:
         on_left = np.where(crosses, gap(middle) * sign > 0, near)
         low, high = np.where(on_left, middle, low), np.where(on_left, high, middle)
     found = (low + high) / 2
+    # Where only the second derivative jumps, the pieces touch: their gap has its vertex there.
+    bend = at_a + at_b - 2 * gap((a + b) / 2)
+    vertex = (a + b) / 2 - (b - a) * (at_b - at_a) / (4 * bend)
+    touches = ~crosses & (np.abs(gap(vertex)) < 1e-2 * (np.abs(at_a) + np.abs(at_b)))
+    found = np.where(touches & (vertex > a) & (vertex < b), vertex, found)
     return np.array([_written(x) for x in found[np.abs(found) > 2.0**-40]])
 
 
@@ -251,15 +264,20 @@ class _Seams(NamedTuple):
 
     Args:
         at: the end that both panels share.
-        jump, kink: what value and slope gain from left to right.
+        half: the half width of the smaller panel.
+        jump, kink, bend: what value, slope and second derivative gain from left to right.
+        noise: how much of the jump is rounding.
         slopes: on both sides.
         jumps, kinks: whether the gain is more than what both panels leave open.
         resolved: whether both panels are resolved, up to noise.
     """
 
     at: Points
+    half: Points
     jump: Points
     kink: Points
+    bend: Points
+    noise: Points
     slopes: tuple[Points, Points]
     jumps: Mask
     kinks: Mask
@@ -276,21 +294,37 @@ class _Seams(NamedTuple):
         left = (series @ steep / panels.half)[:-1]
         right = (series @ (-steep * (-1.0) ** k) / panels.half)[1:]
         jump, kink = first - last, right - left
+        bent = series @ (steep * (k - 1) * (k + 2) / 4 * (-1.0) ** k) / panels.half**2
+        bend = bent[1:] - (series @ (steep * (k - 1) * (k + 2) / 4) / panels.half**2)[:-1]
 
         def both(x: Points) -> Points:
             result: Points = x[:-1] + x[1:]
             return result
 
-        rounding = _BREAK * np.abs(left) + _BREAK * np.abs(right)
+        least = _KINK * (np.abs(left) + np.abs(right))
         return cls(
             panels.ends[1:-1],
+            np.minimum(panels.half[1:], panels.half[:-1]),
             jump,
             kink,
+            bend,
+            both(2 * part + _RESOLVED * size),
             (left, right),
-            np.abs(jump) > both(10 * part + _BREAK * size),
-            np.abs(kink) > 2 * both(doubt / panels.half) + rounding,
+            np.abs(jump) > both(10 * part + _JUMP * size),
+            np.abs(kink) > 2 * both(doubt / panels.half) + least,
             both((part > NOISE * size).astype(float)) == 0,
         )
+
+    def sharpened(self, candidates: Points) -> Points:
+        """The candidates moved to where the interpolants cross, or touch if only f'' jumps."""
+        which = np.abs(self.at - candidates[:, None]).argmin(axis=1)
+        near = 1e-3 * self.half
+        cross, touch = -self.jump / self.kink, -self.kink / self.bend
+        depth = np.abs(self.jump - self.kink**2 / (2 * self.bend))
+        touches = (np.abs(touch) < near) & (depth < self.noise)
+        crosses = (np.abs(cross) < near) & self.kinks
+        shift = np.where(touches, touch, np.where(crosses, cross, 0.0))[which]
+        return np.array([_written(x) for x in candidates + shift])
 
 
 def _judged(f: Function, panels: Panels, candidates: Points) -> Landscape:
