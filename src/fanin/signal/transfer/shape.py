@@ -299,10 +299,34 @@ def _cat_back(call: Call, grads: Sequence[Table | None]) -> Gradients:
         start += size
 
 
-@forward("index_select", "index")
+def _crossed(call: Call) -> list[tuple[int, np.ndarray]]:
+    """For indices of several neighbouring dimensions that cross like a grid: each with its own."""
+    if "indices" not in call.node.args:
+        return []
+    given = [(d, s.data) for d, s in enumerate(call["indices"]) if s is not None]
+    m, first = len(given), given[0][0] if given else 0
+    if m < 2 or any(data is None or data.dtype == bool for _, data in given):
+        return []
+    for i, (d, data) in enumerate(given):
+        wide = (1,) * (m - data.ndim) + data.shape
+        if d != first + i or len(wide) != m or any(n != 1 for j, n in enumerate(wide) if j != i):
+            return []
+    return [(d, data.ravel() % call.first.shape[d]) for d, data in given]
+
+
+@forward("index_select", "index", "_unsafe_index")
 def _index(call: Call) -> State:
     from fanin.signal.transfer.embedding import looked_up
 
+    if moves := _crossed(call):
+
+        def change(table: Table) -> Table:
+            for d, index in moves:
+                table = table.gather(d, index)
+            return table
+
+        key = ("grid", *((d, *_brief(index)) for d, index in moves))
+        return call.first.through(change, key)
     d, index = _chosen(call)
     if index is None or index.ndim == 1 or d:
         if index is None or index.ndim != 1:
@@ -336,14 +360,19 @@ def _chosen(call: Call) -> tuple[int, np.ndarray | None]:
     return d, data
 
 
-@backward("index_select", "index")
+@backward("index_select", "index", "_unsafe_index")
 def _index_back(call: Call, grads: Sequence[Table | None]) -> Gradients:
     from fanin.signal.transfer.embedding import looked_up_back
 
     (g,) = grads
     assert g is not None
-    d, index = _chosen(call)
     source = call.node.inputs[0]
+    if moves := _crossed(call):
+        for d, index in moves:
+            g = scattered(g, d, index, call.first.shape[d])
+        yield source, g
+        return
+    d, index = _chosen(call)
     if index is not None and index.ndim == 1:
         yield source, scattered(g, d, index % call.first.shape[d], call.first.shape[d])
     elif index is not None and d == 0:
