@@ -263,3 +263,23 @@ def test_every_tensor_has_one_row_and_a_reason() -> None:
         assert len(plan) == len(named)
         assert all(row.reason for row in plan)
         assert all(row.exactness for row in plan if row.values is not None)
+
+
+def test_pooling_inside_a_centred_stretch_is_reckoned_with() -> None:
+    """The mean that a bias takes out behind max pooling is that of the pooled activations."""
+    torch.manual_seed(0)
+
+    def layer(before: int) -> list[nn.Module]:
+        return [nn.Conv2d(before, 64, 3), nn.Sigmoid()]
+
+    steps = [*layer(3), *layer(64), *layer(64), nn.MaxPool2d(2), *layer(64)]
+    model, x = nn.Sequential(*steps), torch.randn(16, 3, 16, 16)
+    plan = fanin.init_(model, x, "centred")
+    with torch.no_grad():
+        pooled = model[:7](x)
+        made = model[:8](x)
+    centre = plan["7.bias"].centre
+    assert centre is not None
+    assert centre.mean == pytest.approx(pooled.mean().item(), rel=0.03)
+    assert centre.mean > 0.55
+    assert made.var().item() == pytest.approx(0.1, rel=0.2)  # the last layer is a head
