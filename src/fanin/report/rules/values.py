@@ -58,7 +58,8 @@ def duplicates(view: AuditView) -> Iterator[Finding]:
                 "fanin.materialize_(model, device, seed=0)  # draws by position in the tensor",
             )
             break
-    for held in view.of(duplicates):
+    written = [t for t in view.of(duplicates) if not unset(t)]
+    for held in written:
         if (
             held.values
             and held.values.equal_rows
@@ -74,7 +75,7 @@ def duplicates(view: AuditView) -> Iterator[Finding]:
             )
             break
     groups: dict[str, list[Held]] = {}
-    for held in view.of(duplicates):
+    for held in written:
         if held.kind != "buffer" and held.values and held.values.digest and held.count >= FEW:
             groups.setdefault(held.values.digest, []).append(held)
     equal = [g for g in groups.values() if len(g) > 1 and not _copy_on_purpose(g)]
