@@ -26,7 +26,9 @@ def test_examples_are_true(name: str) -> None:
     assert failures == 0
 
 
-@pytest.mark.parametrize("name", [name for name in MODULES if not name.rsplit(".", 1)[-1].startswith("_")])
+@pytest.mark.parametrize(
+    "name", [name for name in MODULES if not name.rsplit(".", 1)[-1].startswith("_")]
+)
 def test_public_functions_and_classes_are_documented(name: str) -> None:
     module = importlib.import_module(name)
     bare = [

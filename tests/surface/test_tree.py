@@ -15,7 +15,9 @@ PYTHON = sorted(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.
 
 def test_no_python_file_is_over_600_lines() -> None:
     assert PYTHON
-    long = {str(p.relative_to(ROOT)): n for p in PYTHON if (n := len(p.read_text().splitlines())) > 600}
+    long = {
+        str(p.relative_to(ROOT)): n for p in PYTHON if (n := len(p.read_text().splitlines())) > 600
+    }
     assert not long
 
 
@@ -28,7 +30,9 @@ def test_every_source_file_says_what_it_is() -> None:
     assert not silent
 
 
-@pytest.mark.parametrize("call", [r"\beval\(", r"\bexec\(", r"\bpickle\.load", r"weights_only=False"])
+@pytest.mark.parametrize(
+    "call", [r"\beval\(", r"\bexec\(", r"\bpickle\.load", r"weights_only=False"]
+)
 def test_the_package_never_unpickles_nor_executes_text(call: str) -> None:
     # `model.eval()` is a method; the builtin is meant.
     pattern = re.compile(rf"(?<![.\w]){call}" if call.startswith(r"\b") else call)
@@ -44,7 +48,8 @@ def test_tracked_text_names_no_machine_path() -> None:
     guilty = [
         name
         for name in files
-        if Path(name).suffix in {".py", ".md", ".toml", ".txt", ".json", ".yaml", ".html", ".svg", ""}
+        if Path(name).suffix
+        in {".py", ".md", ".toml", ".txt", ".json", ".yaml", ".html", ".svg", ""}
         and any(word in (ROOT / name).read_text(errors="ignore") for word in words)
     ]
     assert not guilty
