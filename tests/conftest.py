@@ -1,4 +1,4 @@
-"""One thread per test process: the suite runs in parallel, and results must not depend on threads."""
+"""One thread a process: the suite runs in parallel, and results must not depend on threads."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ class UnknownNameError(FaninError, ValueError):
 
 
 class NotCoveredError(FaninError, ValueError):
-    """A rule's assumptions do not hold for this activation or layer; the rule that does is named."""
+    """A rule does not hold for this activation or layer; the one that does is named."""
 
 
 class DivergentError(FaninError, ArithmeticError):
