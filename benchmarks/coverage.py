@@ -28,10 +28,9 @@ from torch import nn
 
 import fanin
 from fanin.errors import FaninError
-from fanin.plan.plan import Plan, moments
+from fanin.plan.plan import Plan, Stack, moments
 from fanin.signal.graph import Graph, Value
-from fanin.signal.propagate import Signal, backward, propagate
-from fanin.signal.propagate import _through as through
+from fanin.signal.propagate import Signal, backward, propagate, step
 from fanin.signal.spec import Spec
 from fanin.signal.state import Given, State, Statement
 from fanin.signal.table import Table, add
@@ -164,7 +163,7 @@ def predicted(graph: Graph, model: nn.Module, plan: Plan, specs: Any) -> Signal:
         weights = [graph.parameter(graph.origin(i)) for i in node.inputs]
         means = [centres[p.name] for p in weights if p is not None and p.name in centres]
         seen = _shifted(states, node.inputs[0], means[0]) if means and not node.view else states
-        states.update(zip(node.outputs, through(graph, node, seen), strict=True))
+        states.update(zip(node.outputs, step(graph, node, seen), strict=True))
     return Signal(graph, states)
 
 
@@ -177,11 +176,11 @@ def _shifted(states: dict[int, State], index: int, mean: float) -> dict[int, Sta
 
 
 def statements(model: nn.Module, plan: Plan) -> dict[str, Statement]:
-    """What the plan says of each parameter; of those left alone, what they hold."""
+    """What the plan says of each parameter; of gates and of those left alone, what they hold."""
     held = dict(model.named_parameters()) | dict(model.named_buffers())
     stated: dict[str, Statement] = {}
     for row in plan.rows:
-        if row.values is not None:
+        if row.values is not None and not isinstance(row.values, Stack):
             mean, std = moments(row.values, row.shape)
             stated[row.path] = Given(mean, std**2, "independent" if std else "constant")
         elif row.path in held:

@@ -242,7 +242,7 @@ class _Solver:
                 if path in self.scene.weights:
                     states[index] = self._state(path, index)
             attended = [self._attended(i) for i in node.outputs if i in self.scene.flow.attentions]
-            made = attended or sweep._through(graph, node, self._seen(node, states))
+            made = attended or sweep.step(graph, node, self._seen(node, states))
             states.update(zip(node.outputs, made, strict=False))
 
     def _attended(self, index: int) -> State:
@@ -260,10 +260,10 @@ class _Solver:
         graph = self.scene.graph
         value = graph.values[index]
         if value.kind not in ("parameter", "buffer") or value.data is not None:
-            return sweep._leaf(graph, value, {}, inputs)
+            return sweep.leaf(graph, value, {}, inputs)
         known = self._held(value.name)
         statement = known if known is not None else _PLACEHOLDER if value.floating else _ZERO
-        return sweep._leaf(graph, value, {value.name: statement}, inputs)
+        return sweep.leaf(graph, value, {value.name: statement}, inputs)
 
     def _held(self, name: str) -> NDArray[Any] | None:
         """What a tensor that is left alone holds, if it is in memory."""
@@ -286,7 +286,7 @@ class _Solver:
         elif constant is not None:
             given = Given(constant, 0.0, "constant")
         elif (held := self.values.get(path)) is not None and held.shape == value.shape:
-            return sweep._leaf(self.scene.graph, value, {value.name: held}, {})
+            return sweep.leaf(self.scene.graph, value, {value.name: held}, {})
         else:
             given = _unknown(weight)
         origin = self.scene.graph.origin(index).index

@@ -124,9 +124,9 @@ def propagate(
     states: dict[int, State] = {}
     for value in graph.values:
         if value.kind != "produced":
-            states[value.index] = _leaf(graph, value, parameters, given)
+            states[value.index] = leaf(graph, value, parameters, given)
     for node in graph.nodes:
-        for index, state in zip(node.outputs, _through(graph, node, states), strict=True):
+        for index, state in zip(node.outputs, step(graph, node, states), strict=True):
             states[index] = state
     return Signal(graph, states)
 
@@ -134,7 +134,7 @@ def propagate(
 # --- leaves --------------------------------------------------------------------------------------
 
 
-def _leaf(
+def leaf(
     graph: Graph,
     value: Value,
     parameters: Mapping[str, Statement],
@@ -199,8 +199,8 @@ def _stated(parameter: Parameter, value: Value, statement: Statement) -> State:
 # --- forward -------------------------------------------------------------------------------------
 
 
-def _through(graph: Graph, node: Node, states: dict[int, State]) -> list[State]:
-    """The states of a node's outputs."""
+def step(graph: Graph, node: Node, states: Mapping[int, State]) -> list[State]:
+    """The states of what a node makes, from those of what it reads: one step of the sweep."""
     call = Call(node, graph, states)
     if _empty(call):
         return [State(Table.iid(v.shape, 0.0, 0.0), CLOSED, v.index) for v in graph.results(node)]

@@ -9,7 +9,7 @@ from math import sqrt
 import numpy as np
 
 from fanin.signal.state import CLOSED, QUADRATURE, Mask, State
-from fanin.signal.table import Table, align, product
+from fanin.signal.table import Table, add, align, product
 from fanin.signal.transfer.call import (
     Call,
     Gradients,
@@ -46,7 +46,7 @@ def concentration(variance: float, keys: int, power: int = 2) -> float:
 
     Example:
         >>> round(concentration(1.0, 64), 6), concentration(0.0, 4), concentration(2.0, 1)
-        (0.040211, 0.25, 1.0)
+        (0.038804, 0.25, 1.0)
     """
     if keys <= 1 or variance <= 0:
         return float(max(keys, 1)) ** (1 - power)
@@ -235,8 +235,6 @@ def _parts(call: Call) -> tuple[State, State, State, State, State, float]:
     mask = _mask(call, q.shape[-2], k.shape[-2])
     bias = call["attn_mask"] if "attn_mask" in call.node.args else call["attn_bias"]
     if isinstance(bias, State) and bias.data is None:
-        from fanin.signal.table import add
-
         table = add(table, bias.table)
     logits = State(table, CLOSED, ("logits", call.token()), roots=call.roots, allowed=mask)
     return q, k, v, logits, softmaxed(logits, -1, None), scale

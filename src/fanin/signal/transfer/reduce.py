@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from math import prod
 
 import numpy as np
@@ -11,6 +10,7 @@ import numpy as np
 from fanin.signal.state import CLOSED, Average, State
 from fanin.signal.table import Table, product
 from fanin.signal.transfer.call import Call, Gradients, backward, dims_of, forward
+from fanin.signal.transfer.sampled import sampled
 
 _MANY = 16
 
@@ -21,6 +21,7 @@ def _dims(call: Call) -> tuple[int, ...]:
 
 
 def _keepdim(call: Call) -> bool:
+    """Whether reduced dimensions stay with size 1."""
     return bool(call.node.get("keepdim", False))
 
 
@@ -134,8 +135,6 @@ def _var_back(call: Call, grads: Sequence[Table | None]) -> Gradients:
 
 
 @forward("amax", "amin", "max", "min", "topk", "sort", "logsumexp", "cumsum", "cumprod", "prod")
-def _ordered(call: Call) -> State | Sequence[State]:
-    from fanin.signal.transfer.sampled import sampled
-
-    found = sampled(call)
-    return found if len(found) > 1 else replace(found[0])
+def _ordered(call: Call) -> Sequence[State]:
+    """Order statistics, running sums and products: run on draws."""
+    return sampled(call)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from math import prod
 
 import numpy as np
@@ -11,6 +10,7 @@ import numpy as np
 from fanin.signal.state import ASSUMED, CLOSED, State
 from fanin.signal.table import Table, concatenate
 from fanin.signal.transfer.call import Call, Gradients, backward, dims_of, forward, reduced_to
+from fanin.signal.transfer.embedding import looked_up, looked_up_back
 
 Change = Callable[[Table], Table]
 
@@ -316,8 +316,6 @@ def _crossed(call: Call) -> list[tuple[int, np.ndarray]]:
 
 @forward("index_select", "index", "_unsafe_index")
 def _index(call: Call) -> State:
-    from fanin.signal.transfer.embedding import looked_up
-
     if moves := _crossed(call):
 
         def change(table: Table) -> Table:
@@ -362,8 +360,6 @@ def _chosen(call: Call) -> tuple[int, np.ndarray | None]:
 
 @backward("index_select", "index", "_unsafe_index")
 def _index_back(call: Call, grads: Sequence[Table | None]) -> Gradients:
-    from fanin.signal.transfer.embedding import looked_up_back
-
     (g,) = grads
     assert g is not None
     source = call.node.inputs[0]
@@ -372,16 +368,11 @@ def _index_back(call: Call, grads: Sequence[Table | None]) -> Gradients:
             g = scattered(g, d, index, call.first.shape[d])
         yield source, g
         return
-    d, index = _chosen(call)
-    if index is not None and index.ndim == 1:
-        yield source, scattered(g, d, index % call.first.shape[d], call.first.shape[d])
-    elif index is not None and d == 0:
-        yield source, looked_up_back(g, index, call.first.shape)
+    d, rows = _chosen(call)
+    if rows is not None and rows.ndim == 1:
+        yield source, scattered(g, d, rows % call.first.shape[d], call.first.shape[d])
+    elif rows is not None and d == 0:
+        yield source, looked_up_back(g, rows, call.first.shape)
     else:
         share = prod(call.shape) / max(prod(call.first.shape), 1)
-        yield (
-            source,
-            replace(
-                call.first, table=Table.iid(call.first.shape, 0.0, g.second_moment * share)
-            ).table,
-        )
+        yield source, Table.iid(call.first.shape, 0.0, g.second_moment * share)
