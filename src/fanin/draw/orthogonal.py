@@ -85,8 +85,10 @@ def fill_orthogonal(
                 return
             matrix, first = task
             last = min(first + each, drawing.short)
-            stripes = drawing.columns(matrix.number, first, last)
-            _place(matrix, stripes, first, last, gain, tall, target)
+            # not kept in a variable: it is freed before the next is made
+            _place(
+                matrix, drawing.columns(matrix.number, first, last), first, last, gain, tall, target
+            )
 
     in_threads(work, drawing.threads(threads))
 
@@ -163,12 +165,12 @@ class _Drawing:
     def threads(self, asked: int) -> int:
         """So many threads that a stripe in each stays within the memory."""
         item = np.dtype(self.dtype).itemsize
-        return max(1, min(asked, MEMORY // (self.long * (STRIPE + 3 * PANEL) * item)))
+        return max(1, min(asked, MEMORY // (self.long * (STRIPE + 5 * PANEL) * item)))
 
     def columns_at_a_time(self, asked: int) -> int:
         """Stripes of columns that share the drawing of the vectors, as many as memory allows."""
         threads, item = self.threads(asked), np.dtype(self.dtype).itemsize
-        room = MEMORY // threads - 3 * PANEL * self.long * item
+        room = MEMORY // threads - 5 * PANEL * self.long * item
         fair = -(-self.short // (STRIPE * threads))
         return STRIPE * max(1, min(room // (STRIPE * self.long * item), fair))
 
@@ -209,8 +211,9 @@ def _place(
             continue
         columns = (short[inside] - first) % STRIPE
         whole = len(columns) == STRIPE and len(long) == len(stripe)
-        values = (stripe if whole else stripe[np.ix_(long, columns)]) * stripe.dtype.type(gain)
-        values = rounded(np.ascontiguousarray(values), target, matrix.out.dtype)
+        values = stripe if whole else np.ascontiguousarray(stripe[np.ix_(long, columns)])
+        values *= stripe.dtype.type(gain)
+        values = rounded(values, target, matrix.out.dtype)
         if not tall:
             matrix.out[inside] = values.T.reshape(-1, *trailing)
         elif len(trailing) == 1:
