@@ -24,7 +24,7 @@ def executable() -> str | None:
 
 
 class Page:
-    """One open page, with everything that it logged and everything that it asked the network for."""
+    """One open page, with everything that it logged and all that it asked the network for."""
 
     def __init__(self, send: int, receive: int) -> None:
         self._send, self._receive = send, receive

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -101,7 +102,7 @@ def test_the_page_holds_everything_and_no_markup_of_the_model() -> None:
 
 def test_figures_of_both_kinds(report: Report) -> None:
     pyplot = pytest.importorskip("matplotlib.pyplot")
-    figure, ax = pyplot.subplots()
+    _, ax = pyplot.subplots()
     assert report.plot(ax) is ax
     labels = {line.get_label() for line in ax.get_lines()}
     assert {"second moment", "gradient", "distance of inputs"} <= labels
@@ -147,6 +148,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "their_models.py").write_text(MODULE)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "their_models", raising=False)
     return tmp_path
 
 
