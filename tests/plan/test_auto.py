@@ -283,3 +283,33 @@ def test_pooling_inside_a_centred_stretch_is_reckoned_with() -> None:
     assert centre.mean == pytest.approx(pooled.mean().item(), rel=0.03)
     assert centre.mean > 0.55
     assert made.var().item() == pytest.approx(0.1, rel=0.2)  # the last layer is a head
+
+
+def test_an_operation_that_has_no_rule_is_assumed_and_noted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from fanin.signal import propagate
+
+    step = propagate.step
+
+    def failing(graph: object, node: object, states: object) -> object:
+        if node.name == "gelu":  # type: ignore[attr-defined]
+            raise RuntimeError("no such rule")
+        return step(graph, node, states)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(propagate, "step", failing)
+    plan = planned(
+        nn.Sequential(net.feed_forward(8), nn.ReLU(), nn.Linear(8, 3)), fanin.spec((2, 8))
+    )
+    assert plan.notes[0] == "aten.gelu.default in 0.1, taken as N(0, 1): no such rule"
+    assert plan["0.2.weight"].exactness == "assumed: N(0, 1)"
+    assert plan["0.2.weight"].std == pytest.approx(1 / 32**0.5)
+
+
+def test_circular_padding_is_planned() -> None:
+    conv = nn.Conv1d(2, 4, 3, padding=1, padding_mode="circular")
+    plan = planned(
+        nn.Sequential(conv, nn.ReLU(), nn.Flatten(), nn.Linear(20, 3)), fanin.spec((2, 2, 5))
+    )
+    assert plan["0.weight"].fan_in == 6
+    assert all(row.std is not None and math.isfinite(row.std) for row in plan)

@@ -81,8 +81,9 @@ def solve(
     if chosen.needs_signal:
         solver.sweep(inputs or {})
     rows = tuple(solver.rows())
-    notes = (*graph.notes, *(() if not chosen.needs_signal else _assumptions(graph, inputs or {})))
-    return Plan(rows, chosen.name, stretches, notes)
+    notes = [*graph.notes, *solver.doubts]
+    notes += _assumptions(graph, inputs or {}) if chosen.needs_signal else []
+    return Plan(rows, chosen.name, stretches, tuple(notes))
 
 
 def _scene(graph: Graph, constants: Mapping[str, float]) -> Scene:
@@ -120,6 +121,7 @@ class _Solver:
 
     def __post_init__(self) -> None:
         self.choices: dict[str, Choice] = {}
+        self.doubts: dict[str, None] = {}
 
     # --- deciding ------------------------------------------------------------------------------
 
@@ -242,8 +244,21 @@ class _Solver:
                 if path in self.scene.weights:
                     states[index] = self._state(path, index)
             attended = [self._attended(i) for i in node.outputs if i in self.scene.flow.attentions]
-            made = attended or sweep.step(graph, node, self._seen(node, states))
+            made = attended or self._made(node)
             states.update(zip(node.outputs, made, strict=False))
+
+    def _made(self, node: Node) -> list[State]:
+        """The states of an operation's results; assumed, and noted, where no rule gives them."""
+        graph = self.scene.graph
+        try:
+            return list(sweep.step(graph, node, self._seen(node, self.scene.states)))
+        except Exception as error:  # an operation that the transfer rules cannot take
+            what = " ".join(str(error).split())[:80]
+            self.doubts[f"{node.op} in {node.path or '(model)'}, taken as N(0, 1): {what}"] = None
+            made = [graph.values[i] for i in node.outputs]
+            tables = [Table.iid(v.shape, 0.0, float(v.floating)) for v in made]
+            how = "assumed: N(0, 1)"
+            return [State(t, how, v.index) for t, v in zip(tables, made, strict=True)]
 
     def _attended(self, index: int) -> State:
         """An attention's output as one of its values: averages are not compensated for.
