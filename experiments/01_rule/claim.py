@@ -183,7 +183,7 @@ def _lines(values: dict[str, Any]) -> tuple[Line, ...]:
         Line(
             "The rule holds the variance with depth",
             f"near 1 after {last} layers",
-            f"{', '.join(kept)} of {len(of)}; {fates.count('decays')} decay, "
+            f"only {', '.join(kept)} of {len(of)}; {fates.count('decays')} decay, "
             f"{fates.count('explodes')} explode, {fates.count('settles')} settle elsewhere",
             "REPORT",
             contradicts=True,
@@ -220,7 +220,7 @@ def _tables(values: dict[str, Any]) -> tuple[Table, ...]:
             "N v², and the second moment of the pre-activations",
             ("activation", "paper", "1/E[g²]", "1/E[g'²]", "1/Var[g]", *heads, "fate"),
             tuple(rows),
-            "After 10 and 50 layers, from 1. Measured: geometric mean over networks, with its error.",
+            "From 1. Measured: geometric mean over networks, with its standard error.",
         ),
         Table(
             "Activations that the paper does not cover",

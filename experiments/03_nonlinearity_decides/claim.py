@@ -18,7 +18,8 @@ from fanin.reproduce.networks import Position, Stack, plain, torch_activation
 from fanin.reproduce.training import Flat, Recipe, best_rate
 from fanin.theory import rules
 from fanin.theory.activation import activation
-from fanin.theory.maps import chi, settling_variance
+from fanin.theory.fixed import settling_variance
+from fanin.theory.maps import chi
 from fanin.torch import init
 
 TITLE = "The nonlinearity decides"

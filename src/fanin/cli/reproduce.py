@@ -68,7 +68,8 @@ def run(arguments: argparse.Namespace) -> int:
         console.print(table(outcome))
     facts = outcome.facts
     seconds = f"{facts['wall_seconds']:.0f} s, {facts['cpu_seconds']:.0f} s of processor time"
-    console.print(f"{facts['arms']} arms; {seconds}; {facts['images']}", highlight=False)
+    console.print(f"arms: {facts['arms']}; {seconds}", highlight=False)
+    console.print(f"images: {facts['images']}", highlight=False)
     console.print(f"report: {outcome.report}", highlight=False, soft_wrap=True)
     if outcome.interrupted:
         print(

@@ -132,19 +132,17 @@ def spread(positions: list[float], gap: float) -> list[float]:
 
 
 def svg(picture: Picture, palette: Palette) -> bytes:
-    """A picture as SVG whose text is drawn as shapes, so that it looks the same everywhere."""
-    return _saved(picture, palette, "svg", metadata={"Date": None, "Creator": None})
+    """A picture as SVG whose text is drawn as shapes, so that it looks the same everywhere.
 
-
-def png(picture: Picture, palette: Palette) -> bytes:
-    """A picture as PNG, for places that show no SVG."""
-    return _saved(picture, palette, "png", dpi=200)
-
-
-def _saved(picture: Picture, palette: Palette, kind: str, **options: Any) -> bytes:
+    Args:
+        picture: what to draw.
+        palette: in which theme.
+    """
     from matplotlib import rc_context
 
     out = io.BytesIO()
+    nothing = {"Date": None, "Creator": None}
     with rc_context({"svg.hashsalt": picture.name, "svg.fonttype": "path"}):
-        picture.draw(palette).savefig(out, format=kind, facecolor=palette.paper, **options)
+        drawn = picture.draw(palette)
+        drawn.savefig(out, format="svg", facecolor=palette.paper, metadata=nothing)
     return out.getvalue()

@@ -9,21 +9,28 @@ from html import escape
 from importlib import resources
 from typing import Any
 
-from fanin.reproduce import figures
 from fanin.reproduce.claim import Cell, Claim, Conclusion, Line, Picture, Table
 
 # Nothing may be fetched or run, whatever text a claim's numbers bring along.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 
 
+Drawn = dict[str, dict[str, bytes]]
+"""SVG of each picture by its name, then by theme, `light` or `dark`."""
+
+
 def html(
-    claims: Sequence[Claim], conclusions: Sequence[Conclusion], facts: Mapping[str, Any]
+    claims: Sequence[Claim],
+    conclusions: Sequence[Conclusion],
+    drawn: Drawn,
+    facts: Mapping[str, Any],
 ) -> str:
     """The report of some claims.
 
     Args:
         claims: in the order of the page.
         conclusions: of each.
+        drawn: their pictures.
         facts: when, where and with what they were run.
 
     Returns:
@@ -35,7 +42,7 @@ def html(
         _header(conclusions, facts),
         _verdicts(pairs),
         _differences(pairs),
-        *(_section(claim, conclusion) for claim, conclusion in pairs),
+        *(_section(claim, conclusion, drawn) for claim, conclusion in pairs),
         _footer(facts),
     ]
     return (
@@ -54,7 +61,7 @@ def _header(conclusions: Sequence[Conclusion], facts: Mapping[str, Any]) -> str:
         f"{_pill(verdict)} {sum(line.verdict == verdict for line in lines)}"
         for verdict in ("PASS", "FAIL", "REPORT")
     ]
-    depth = "a short run on two cores" if facts.get("mode") == "quick" else "the full protocol"
+    depth = "a quick run" if facts.get("mode") == "quick" else "the full protocol"
     return (
         "<header>\n<h1>The paper, claim by claim</h1>\n"
         "<p class=lead>S. K. Kumar, <cite>On weight initialization in deep neural networks</cite> "
@@ -110,14 +117,14 @@ def _differences(pairs: Sequence[tuple[Claim, Conclusion]]) -> str:
     )
 
 
-def _section(claim: Claim, conclusion: Conclusion) -> str:
+def _section(claim: Claim, conclusion: Conclusion, drawn: Drawn) -> str:
     values = json.dumps(conclusion.values, indent=1, ensure_ascii=False)
     config = json.dumps(dict(claim.config), indent=1, ensure_ascii=False)
     return (
         f'<section id="claim-{claim.number}">\n<h2><span class=number>{claim.number}</span> '
         f"{escape(claim.experiment.TITLE)}</h2>\n"
         f"<p class=statement>{escape(claim.experiment.STATEMENT)}</p>\n"
-        f"{''.join(_picture(picture) for picture in conclusion.pictures)}"
+        f"{''.join(_picture(picture, drawn[picture.name]) for picture in conclusion.pictures)}"
         f"{''.join(_table(table) for table in conclusion.tables)}"
         f"<details><summary>All numbers, as JSON</summary><pre>{escape(values)}</pre></details>\n"
         f"<details><summary>Configuration</summary><pre>{escape(config)}</pre></details>\n"
@@ -125,9 +132,8 @@ def _section(claim: Claim, conclusion: Conclusion) -> str:
     )
 
 
-def _picture(picture: Picture) -> str:
-    light, dark = (_data(figures.svg(picture, p)) for p in (figures.LIGHT, figures.DARK))
-    title = escape(picture.title)
+def _picture(picture: Picture, svg: Mapping[str, bytes]) -> str:
+    title, light, dark = escape(picture.title), _data(svg["light"]), _data(svg["dark"])
     return (
         f"<figure>\n<figcaption><strong>{title}.</strong> {escape(picture.caption)}</figcaption>\n"
         f'<picture><source media="(prefers-color-scheme: dark)" srcset="{dark}">'

@@ -129,9 +129,7 @@ def _check(options: Options) -> None:
     if options.mode not in experiments.MODES:
         raise ArgumentError("mode", expected=" or ".join(experiments.MODES), got=repr(options.mode))
     if not 0 <= options.seed < 2**31:
-        raise ArgumentError(
-            "--seed", expected="a whole number from 0 to 2^31 - 1", got=str(options.seed)
-        )
+        raise ArgumentError("--seed", expected="0 to 2^31 - 1", got=str(options.seed))
     try:
         (options.out / "arms").mkdir(parents=True, exist_ok=True)
         write_text(options.out / "arms" / ".writable", "")
@@ -155,7 +153,7 @@ def _facts(
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "mode": options.mode,
         "seed": options.seed,
-        "images": loaded.source if loaded is not None else "none needed",
+        "images": loaded.source if loaded is not None else "no images",
         "arms": f"{done} of {total}, {work.reused} taken from disk",
         "wall_seconds": round(wall, 1),
         "cpu_seconds": round(cpu, 1),
@@ -172,6 +170,7 @@ def _write(
     out: Path, claims: Sequence[Claim], conclusions: Sequence[Conclusion], facts: dict[str, Any]
 ) -> Path:
     """The numbers of each claim, its figures, and the report that holds all of them."""
+    drawn: page.Drawn = {}
     for claim, conclusion in zip(claims, conclusions, strict=True):
         kept = {
             "claim": claim.experiment.TITLE,
@@ -184,9 +183,9 @@ def _write(
         text = json.dumps(kept, indent=1, ensure_ascii=False)
         write_text(out / f"claim-{claim.number}.json", text + "\n")
         for picture in conclusion.pictures:
-            for palette, theme in ((figures.LIGHT, "light"), (figures.DARK, "dark")):
-                stem = out / "figures" / f"{picture.name}-{theme}"
-                write_bytes(stem.with_suffix(".svg"), figures.svg(picture, palette))
-                write_bytes(stem.with_suffix(".png"), figures.png(picture, palette))
-    write_text(out / REPORT, page.html(claims, conclusions, facts))
+            themes = {"light": figures.LIGHT, "dark": figures.DARK}
+            drawn[picture.name] = {name: figures.svg(picture, p) for name, p in themes.items()}
+            for theme, svg in drawn[picture.name].items():
+                write_bytes(out / "figures" / f"{picture.name}-{theme}.svg", svg)
+    write_text(out / REPORT, page.html(claims, conclusions, drawn, facts))
     return out / REPORT
