@@ -1,4 +1,4 @@
-"""The callback in a real Lightning Trainer: checks once, changes nothing, stops if it is told to."""
+"""The callback in a real Lightning Trainer: checks, changes nothing, stops if it is told to."""
 
 from __future__ import annotations
 

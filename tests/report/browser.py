@@ -75,7 +75,7 @@ class Page:
         self.resize(width, height)
         self.command("Page.navigate", url=path.resolve().as_uri())
         for _ in range(200):
-            if self.run("document.documentElement.dataset.ready") == "yes":
+            if self.run("document.documentElement?.dataset?.ready") == "yes":
                 return
             time.sleep(0.05)
         raise AssertionError(f"the page never became ready: {self.errors}")

@@ -171,7 +171,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (
             "audit their_models:small",
             0,
-            "kaiming_uniform_ in Linear.reset_parameters (their_models.py:9)",
+            "(their_models.py:9)",
         ),
         ("audit their_models:small --rule 0.weigth=0.1", 1, "FAIL AUD201 rule-never-matched"),
     ],
@@ -209,7 +209,7 @@ def test_commands_write_json_and_pages(here: Path, capsys: pytest.CaptureFixture
         ),
         (
             "check their_models:number --input 8,16",
-            "fanin check: fanin check: expected a torch.nn.Module or a function that returns one, got "
+            "fanin check: fanin check: expected a torch.nn.Module or a function that returns one, got "  # noqa: E501
             "int from their_models:number",
         ),
         (
@@ -218,7 +218,7 @@ def test_commands_write_json_and_pages(here: Path, capsys: pytest.CaptureFixture
         ),
         (
             "audit their_models:small --rule weight",
-            "fanin audit: fanin audit --rule: expected PATTERN=STD, such as '*.weight=0.02', got 'weight'",
+            "fanin audit: fanin audit --rule: expected PATTERN=STD, such as '*.weight=0.02', got 'weight'",  # noqa: E501
         ),
     ],
 )
@@ -233,6 +233,6 @@ def test_inputs_that_the_model_cannot_take(here: Path, capsys: pytest.CaptureFix
     assert main(["check", "their_models:small", "--input", "8,9"]) == 2
     error = capsys.readouterr().err
     assert error.startswith(
-        "fanin check: fanin check --input: expected inputs that Sequential takes, got RuntimeError: "
+        "fanin check: fanin check --input: expected inputs that Sequential takes, got RuntimeError: "  # noqa: E501
     )
     assert len(error.strip().splitlines()) == 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -112,6 +113,10 @@ def test_light_and_dark(page: Page) -> None:
     colours = []
     for scheme in ("light", "dark"):
         page.scheme(scheme)
+        for _ in range(50):  # the page is told in its own time
+            if page.run("document.documentElement.dataset.theme") == scheme:
+                break
+            time.sleep(0.02)
         assert page.run("document.documentElement.dataset.theme") == scheme
         colours.append(page.run("getComputedStyle(document.body).backgroundColor"))
     assert colours[0] != colours[1]
