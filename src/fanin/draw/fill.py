@@ -24,7 +24,7 @@ from fanin.draw.distributions import (
     Orthogonal,
 )
 from fanin.draw.philox import Stream, stream
-from fanin.draw.rounding import FORMATS, Format, check_range, constants, to_bits
+from fanin.draw.rounding import FORMATS, Format, check_range, to_bits
 from fanin.errors import ArgumentTypeError
 
 if TYPE_CHECKING:
@@ -223,10 +223,10 @@ def _drawer(distribution: Elementwise, source: Stream, target: Format, out: Arra
         return functools.partial(_draw_plain, source, target, kind, numbers)
     p, words = kernels.parameters(kind, numbers), (*source.key, *source.lane)
     arguments = kernels.KINDS.index(kind), p, tuple(np.uint64(word) for word in words)
-    form, size = constants(target), out.itemsize
+    form = kernels.FORMS.index(target.name)
 
     def draw(rows: Array, starts: NDArray[np.int64]) -> None:
-        kernels.draw(rows.view(np.uint8), size, starts, *arguments, form)
+        kernels.draw(rows.view(np.uint8), starts, *arguments, form)
 
     return draw
 

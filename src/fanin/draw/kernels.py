@@ -14,11 +14,15 @@ from numba import njit
 
 from fanin.draw import transform
 from fanin.draw.philox import KEY_STEPS, MULTIPLIERS, ROUNDS
+from fanin.draw.rounding import FORMATS, constants
 
 BLOCKS = 512  # in one tile: 8 KiB of words, which stay in the first cache
 
 KINDS = ("normal", "uniform", "truncated", "rademacher")
 NORMAL, UNIFORM, TRUNCATED, RADEMACHER = range(4)
+
+FORMS = ("float32", "bfloat16", "float16", "float8_e4m3fn", "float8_e5m2")
+FLOAT32, BFLOAT16, FLOAT16, E4M3, E5M2 = range(5)
 
 M0, M1 = (np.uint64(m) for m in MULTIPLIERS)
 STEP0, STEP1 = (np.uint64(s) for s in KEY_STEPS)
@@ -34,6 +38,10 @@ S0, S1, S2, S3 = (np.float32(c) for c in transform.SIN)
 C0, C1, C2 = (np.float32(c) for c in transform.COS)
 A0, A1, A2, A3, A4, A5, A6, A7, A8, A9 = (np.float32(c) for c in transform.CENTRE)
 B0, B1, B2, B3, B4, B5, B6, B7, B8, B9 = (np.float32(c) for c in transform.TAIL)
+
+H_DROP, H_REBIAS, H_SMALLEST, H_MAGIC, H_DOWN = constants(FORMATS["float16"])
+P_DROP, P_REBIAS, P_SMALLEST, P_MAGIC, P_DOWN = constants(FORMATS["float8_e4m3fn"])
+Q_DROP, Q_REBIAS, Q_SMALLEST, Q_MAGIC, Q_DOWN = constants(FORMATS["float8_e5m2"])
 
 
 def compiled(function: Any) -> Any:
@@ -232,6 +240,12 @@ def _tile(out, first, blocks, scratch, z, kind, p, source):  # type: ignore[no-u
 
 
 @compiled
+def _copy(values, out):  # type: ignore[no-untyped-def]
+    for i in range(len(out)):
+        out[i] = values[i]
+
+
+@compiled
 def _to_bfloat16(values, out):  # type: ignore[no-untyped-def]
     """Round to nearest even at bit 16: `rounding.to_bits` without its case of small numbers."""
     for i in range(len(out)):
@@ -240,58 +254,70 @@ def _to_bfloat16(values, out):  # type: ignore[no-untyped-def]
         out[i] = np.uint16(np.uint32(bits + np.uint32(0x7FFF) + odd) >> np.uint32(16))
 
 
+@inlined
+def _narrow(value, drop, rebias, smallest, magic, down):  # type: ignore[no-untyped-def]
+    """`rounding.to_bits` of one value; shifts by constants, and masks, so that it vectorises."""
+    bits = np.float32(value).view(np.uint32)
+    size = np.uint32(bits & np.uint32(0x7FFFFFFF))
+    odd = np.uint32(np.uint32(size >> drop) & np.uint32(1))
+    half = np.uint32(np.uint32(np.uint32(1) << np.uint32(drop - np.uint32(1))) - np.uint32(1))
+    normal = np.uint32(np.uint32(np.uint32(np.uint32(size + half) + odd) >> drop) - rebias)
+    added = np.float32(np.uint32(size).view(np.float32) + magic)
+    tiny = np.uint32(np.float32(added).view(np.uint32) - np.float32(magic).view(np.uint32))
+    less = np.uint32(np.int32(np.int32(np.int32(size) - np.int32(smallest)) >> np.int32(31)))
+    rounded = np.uint32(normal ^ np.uint32(np.uint32(normal ^ tiny) & less))
+    return np.uint32(rounded | np.uint32(np.uint32(bits & SIGN) >> down))
+
+
 @compiled
-def _to_bits(values, out, form):  # type: ignore[no-untyped-def]
-    """`rounding.to_bits`, with its constants."""
-    drop, rebias, smallest, magic, down = form
-    half = np.uint32((np.uint32(1) << np.uint32(drop - 1)) - 1)
-    step = np.float32(magic).view(np.uint32)
+def _to_float16(values, out):  # type: ignore[no-untyped-def]
     for i in range(len(out)):
-        bits = np.float32(values[i]).view(np.uint32)
-        size = np.uint32(bits & np.uint32(0x7FFFFFFF))
-        odd = np.uint32(np.uint32(size >> drop) & np.uint32(1))
-        normal = np.uint32(np.uint32(np.uint32(size + half + odd) >> drop) - rebias)
-        added = np.float32(np.uint32(size).view(np.float32) + magic)
-        tiny = np.uint32(np.float32(added).view(np.uint32) - step)
-        rounded = tiny if size < smallest else normal
-        out[i] = np.uint32(rounded | np.uint32(np.uint32(bits & SIGN) >> down))
+        out[i] = _narrow(values[i], H_DROP, H_REBIAS, H_SMALLEST, H_MAGIC, H_DOWN)
 
 
 @compiled
-def _copy(values, out):  # type: ignore[no-untyped-def]
+def _to_e4m3(values, out):  # type: ignore[no-untyped-def]
     for i in range(len(out)):
-        out[i] = values[i]
+        out[i] = _narrow(values[i], P_DROP, P_REBIAS, P_SMALLEST, P_MAGIC, P_DOWN)
 
 
 @compiled
-def _store(values, out, size, form):  # type: ignore[no-untyped-def]
-    """float32 values into the bytes of a type of so many bytes."""
-    if size == 4:
+def _to_e5m2(values, out):  # type: ignore[no-untyped-def]
+    for i in range(len(out)):
+        out[i] = _narrow(values[i], Q_DROP, Q_REBIAS, Q_SMALLEST, Q_MAGIC, Q_DOWN)
+
+
+@compiled
+def _store(values, out, form):  # type: ignore[no-untyped-def]
+    """float32 values into the bytes of a type of `FORMS`."""
+    if form == FLOAT32:
         _copy(values, out.view(np.float32))
-    elif size == 1:
-        _to_bits(values, out, form)
-    elif form[1] == 0:
+    elif form == BFLOAT16:
         _to_bfloat16(values, out.view(np.uint16))
+    elif form == FLOAT16:
+        _to_float16(values, out.view(np.uint16))
+    elif form == E4M3:
+        _to_e4m3(values, out)
     else:
-        _to_bits(values, out.view(np.uint16), form)
+        _to_e5m2(values, out)
 
 
 @compiled
-def draw(out, size, starts, kind, p, source, form):  # type: ignore[no-untyped-def]
+def draw(out, starts, kind, p, source, form):  # type: ignore[no-untyped-def]
     """Rows of consecutive elements: row i holds those from starts[i] on.
 
     Args:
-        out: the bytes of an array [rows, length], contiguous: uint8 [rows, size length].
-        size: bytes of an element: 4 for float32, 2 or 1 for a narrow type.
+        out: the bytes of an array [rows, length], contiguous.
         starts: int64 [rows], the position of each row's first element in the whole tensor.
         kind: NORMAL, UNIFORM, TRUNCATED or RADEMACHER.
         p: of `parameters`.
         source: the two words of the key and the upper two of the counter, as uint64.
-        form: of `rounding.constants`; not read for float32.
+        form: what the bytes are: FLOAT32, BFLOAT16, FLOAT16, E4M3 or E5M2.
     """
     scratch = np.empty((4, BLOCKS // 2), np.uint64)
     z = np.empty((5, BLOCKS), np.float32)
     whole = np.empty(4 * BLOCKS, np.float32)
+    size = 4 if form == FLOAT32 else (2 if form <= FLOAT16 else 1)
     length = out.shape[1] // size
     for row in range(out.shape[0]):
         done, at = 0, starts[row]
@@ -302,11 +328,11 @@ def draw(out, size, starts, kind, p, source, form):  # type: ignore[no-untyped-d
             count = min(4 * blocks - skip, length - done)
             target = out[row][size * done : size * (done + count)]
             first = np.uint64(at // 4)
-            if size == 4 and count == 4 * blocks:
+            if form == FLOAT32 and count == 4 * blocks:
                 _tile(target.view(np.float32), first, blocks, scratch, z, kind, p, source)
             else:
                 _tile(whole, first, blocks, scratch, z, kind, p, source)
-                _store(whole[skip : skip + count], target, size, form)
+                _store(whole[skip : skip + count], target, form)
             done += count
             at += count
 
