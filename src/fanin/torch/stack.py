@@ -79,7 +79,11 @@ def site_of(function: Any) -> tuple[Site, FrameType | None]:
         elif not owner and name in _OWNERS and kind is None:
             owner = _method(frame, name)
             default = file.startswith(_TORCH)
-        if not place and not file.startswith((_TORCH, _FANIN, "<frozen")) and not file.endswith(_HELPERS):
+        if (
+            not place
+            and not file.startswith((_TORCH, _FANIN, "<frozen"))
+            and not file.endswith(_HELPERS)
+        ):
             place = f"{_short(file)}:{frame.f_lineno}"
         frame = frame.f_back
     arguments = {} if inside is None else _plain(inside)
