@@ -37,7 +37,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return int(arguments.run(arguments))
     except FaninError as error:
-        print(f"fanin {arguments.command}: {error}", file=sys.stderr)
+        command, said = f"fanin {arguments.command}", str(error)
+        print(said if said.startswith(command) else f"{command}: {said}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
