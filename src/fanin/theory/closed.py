@@ -243,13 +243,14 @@ def _of_wave(name: str, w: float, mean: float, sigma: float) -> Raw:
         return Estimate(value, _ROUNDING * (abs(value) + doubt * size))
 
     root = math.exp(-u / 2)
-    return Raw.summed(
+    return Raw(
         wave(root * sine, root),
         wave(gone_twice + decayed * sine**2, decayed * abs(sine)),
         wave(gone * (gone / 2 + a * cosine**2), gone * a * abs(cosine)),
         wave(w * root * cosine, abs(w) * root),
         wave(w * w * (gone_twice + decayed * cosine**2), w * w * decayed * abs(cosine)),
         wave(-w * w * (gone_twice + decayed * sine**2), w * w * decayed * abs(sine)),
+        wave(w * w * decayed * (cosine - sine) * (cosine + sine), w * w * decayed),
     )
 
 

@@ -301,7 +301,7 @@ def _closed(f: Activation, mean: float, sigma: float) -> Raw | None:
     if raw is None:
         return None
     size, flow = (math.sqrt(abs(x)) for x in (raw.second_moment, raw.derivative_second_moment))
-    scales = (size, 0.0, 0.0, flow, 0.0, flow**2, 0.0)
+    scales = (size, 0.0, 0.0, flow, 0.0, flow**2, (size / sigma) ** 2)
     for value, scale in zip(raw, scales, strict=True):
         if not value.error <= max(_SHARP * abs(value), _SHARP_ZERO * scale):
             return None
