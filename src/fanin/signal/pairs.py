@@ -80,26 +80,32 @@ class Table:
         return cls.iid(shape, value, value**2)
 
     @classmethod
-    def measured(cls, array: Array) -> Table:
+    def measured(cls, array: Array, profiles: Sequence[int] = ()) -> Table:
         """The table of an actual array: averages over all its pairs of elements.
 
-        *Definition.* With P[U] the mean square of the averages over the axes U, one axis at a time
-        T[differ] = (n P[averaged] - P[kept]) / (n - 1).
+        *Definition.* With P[U] the mean of the product of the averages over the axes U, one axis at
+        a time T[differ] = (n P[averaged] - P[kept]) / (n - 1). Along the axes of `profiles` one
+        number is kept for each index of the first element.
         """
         x = np.asarray(array, dtype=np.float64)
         shape = x.shape
-        x = x.reshape([n for n in shape if n != 1])
-        k = x.ndim
-        pairs = np.empty((2,) * k)
-        for mask in np.ndindex(*pairs.shape):
+        wide = [a for a, n in enumerate(shape) if n != 1]
+        x = x.reshape([shape[a] for a in wide])
+        k, kept_axes = x.ndim, [i for i, a in enumerate(wide) if a in profiles]
+        rest = tuple(i for i in range(k) if i not in kept_axes)
+        lead = tuple(n if i in kept_axes else 1 for i, n in enumerate(x.shape))
+        pairs = np.empty((2,) * k + lead)
+        for mask in np.ndindex(*(2,) * k):
             axes = tuple(a for a in range(k) if mask[a])
-            pairs[mask] = np.mean(np.mean(x, axis=axes) ** 2)
+            first = x.mean(axis=tuple(a for a in axes if a in rest), keepdims=True)
+            both = first * x.mean(axis=axes, keepdims=True)
+            pairs[mask] = both.mean(axis=rest, keepdims=True)
         for a, n in enumerate(x.shape):
             kept, averaged = pairs.take(0, a), pairs.take(1, a)
             pairs = np.stack([kept, (n * averaged - kept) / (n - 1)], a)
         dims = tuple((n,) if n != 1 else () for n in shape)
-        mean = np.full((1,) * k, x.mean() if x.size else 0.0)
-        return cls(dims, mean, pairs.reshape((2,) * k + (1,) * k))
+        mean = x.mean(axis=rest, keepdims=True) if x.size else np.zeros((1,) * k)
+        return cls(dims, mean, pairs)
 
     # --- reading -----------------------------------------------------------------------------
 

@@ -192,7 +192,7 @@ def _stated(parameter: Parameter, value: Value, statement: Statement) -> State:
             got=f"shape {array.shape}",
         )
     roots = frozenset({value.index})
-    data = np.asarray(statement) if parameter.kind == "buffer" else None
+    data = np.asarray(statement)
     return State(Table.measured(array), CLOSED, value.index, roots=roots, data=data)
 
 

@@ -116,7 +116,7 @@ def _measured(call: Call, position: int, results: Sequence[np.ndarray]) -> State
         second = float(np.mean([(r**2).mean() for r in finite if r.size] or [0.0]))
         table = Table.iid(shape, mean, second)
     else:
-        table = averaged_tables([Table.measured(r) for r in finite])
+        table = averaged_tables([Table.measured(r, _uneven(call, position)) for r in finite])
     levels = [float((r**2).mean()) if r.size else 0.0 for r in finite]
     error = float(np.std(levels) / np.sqrt(len(levels)) / max(np.mean(levels), 1e-300))
     low = min((float(r.min()) for r in finite if r.size), default=0.0)
@@ -125,6 +125,14 @@ def _measured(call: Call, position: int, results: Sequence[np.ndarray]) -> State
         table, f"sampled ± {error:.1%}", call.token(position), nonnegative=low >= 0,
         roots=call.roots, data=data,
     )  # fmt: skip
+
+
+def _uneven(call: Call, position: int) -> tuple[int, ...]:
+    """The axes of an output along which its elements are not alike: the steps of a recurrence."""
+    recurrent = call.node.name in ("lstm", "gru", "rnn_tanh", "rnn_relu")
+    if not recurrent or position or len(call.output(0).shape) != 3:
+        return ()
+    return (1,) if call.node.get("batch_first") else (0,)
 
 
 def averaged_tables(tables: Sequence[Table]) -> Table:
