@@ -138,10 +138,10 @@ def test_dead_channels_of_a_convolution_are_units() -> None:
 
 def test_the_slope_of_the_variance_map_is_the_theory_s() -> None:
     """d log E[f^2] / d log q at q = 1: 1 for relu, 1.144 for gelu, 0.461 for tanh."""
-    x = torch.randn(32, 4096, generator=torch.Generator().manual_seed(6))
+    x = torch.randn(32, 1024, generator=torch.Generator().manual_seed(6))
     for activation, slope in ((nn.ReLU(), 1.0), (nn.GELU(), 1.1441), (nn.Tanh(), 0.4611)):
-        linear = nn.Linear(4096, 4096, bias=False)
-        nn.init.normal_(linear.weight, std=1 / 64)
+        linear = nn.Linear(1024, 1024, bias=False)
+        nn.init.normal_(linear.weight, std=1 / 32)
         row = measure(nn.Sequential(linear, activation), x).layers[1]
         assert row.slope == pytest.approx(slope, abs=0.03)  # 4 standard errors of 4096 values
 
@@ -391,7 +391,7 @@ def test_prior_of_the_classes() -> None:
             torch.ones(2, 4),
             None,
             UninitializedError,
-            "check(model), weight: expected a tensor in memory, got one that is on the meta device; "
+            "check(model), weight: expected a tensor in memory, got one that is on the meta device; "  # noqa: E501
             "call fanin.materialize_(model, device) first",
         ),
         (
