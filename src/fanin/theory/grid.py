@@ -238,7 +238,8 @@ def _check_regular(f: Activation, grid: Grid, share: PerPanel) -> None:
     """An integrand that no halving resolves must be too small to count."""
     worst = int(share.argmax())
     if share[worst] > _SINGULAR:
-        x = grid.mean + grid.sigma * grid.panels.centre[worst]
+        x = grid.mean + grid.sigma * float(grid.panels.centre[worst])
+        x = 0.0 if abs(x) < EPS * grid.sigma else x
         raise DivergentError(
             f"expectation of {f.name} at mean {grid.mean:g}, variance {grid.sigma**2:g}",
             expected="a function without a pole",
