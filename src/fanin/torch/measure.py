@@ -81,16 +81,18 @@ def measure(
             outputs = call(inner, given)
         run = _Backward(inner, probe, outputs, loss, targets, prior)
         gradients = run.backward()
+        held = weights(inner, {n: float(mean_square(g)) for n, g in gradients.items()})
+        zero = {name for name, w in held.items() if w.second_moment == 0}
         return Measurement(
             type(inner).__name__,
             tuple(layers(probe.trace)),
-            weights(inner, {n: float(mean_square(g)) for n, g in gradients.items()}),
+            held,
             tuple(_input(name, t, batch) for name, t in tensors),
             batch,
             run.described,
             run.rows,
             _never_called(inner, probe.trace, gradients),
-            never_trains(inner, gradients, lambda: run.again(given)),
+            never_trains(inner, zero, gradients, lambda: run.again(given)),
             (*notes, *run.notes),
         )
 

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
+_INTEGERS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
 
 @contextmanager
 def untouched(model: nn.Module) -> Iterator[None]:
@@ -114,10 +116,7 @@ def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
         return False
     if a.layout != torch.strided or a.is_quantized:
         return bool(torch.equal(a, b))
-    return bool(torch.equal(_bytes(a), _bytes(b)))
-
-
-def _bytes(tensor: torch.Tensor) -> torch.Tensor:
-    """The bytes, one row of memory order; a copy only where the tensor is not contiguous."""
-    plain = tensor.resolve_conj().resolve_neg() if tensor.is_complex() else tensor
-    return plain.contiguous().reshape(-1).view(torch.uint8)
+    if a.is_complex():
+        a, b = torch.view_as_real(a.resolve_conj()), torch.view_as_real(b.resolve_conj())
+    integers = _INTEGERS[a.element_size()]  # of the same size, so that no layout is in the way
+    return bool(torch.equal(a.resolve_neg().view(integers), b.resolve_neg().view(integers)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 
 import torch
 from torch import nn
@@ -59,21 +59,27 @@ def equal_rows(matrix: torch.Tensor) -> bool:
 
 
 def never_trains(
-    model: nn.Module, gradients: Gradients, again: Callable[[], Gradients]
+    model: nn.Module, zero: Set[str], gradients: Gradients, again: Callable[[], Gradients]
 ) -> tuple[str, ...]:
     """Zero weights that get no gradient whatever the others do: a closed pair of gates.
 
     A single gate at zero has a gradient and opens after one step, which may open others behind
     it. So gates with a gradient are opened and the gradients taken again, until nothing changes.
+
+    Args:
+        model: whose parameters; `untouched` puts their values back.
+        zero: names of the parameters that are all zero.
+        gradients: of the run that was measured.
+        again: takes the gradients of another run.
     """
     trainable = {n: p for n, p in model.named_parameters() if p.requires_grad and p.dim() >= 2}
-    closed = {n for n, g in gradients.items() if n in trainable and _is_zero(trainable[n], g)}
+    closed = {n for n in zero if n in trainable and n in gradients and not _any(gradients[n])}
     opened: set[str] = set()
     while closed:
         gates = {
             n: p
             for n, p in model.named_parameters()
-            if n in gradients and n not in opened and n not in closed and not p.any()
+            if n in gradients and n in zero and n not in opened and n not in closed
         }
         if not gates:
             break
@@ -83,9 +89,9 @@ def never_trains(
                 gate.sub_(slope / slope.abs().max().clamp_min(torch.finfo(slope.dtype).tiny))
         opened |= set(gates)
         gradients = again()
-        closed = {n for n in closed if n in gradients and _is_zero(trainable[n], gradients[n])}
+        closed = {n for n in closed if n in gradients and not _any(gradients[n])}
     return tuple(n for n in trainable if n in closed)
 
 
-def _is_zero(parameter: torch.Tensor, gradient: torch.Tensor) -> bool:
-    return not local(parameter).any() and not local(gradient).any()
+def _any(gradient: torch.Tensor) -> bool:
+    return bool(local(gradient).any())
