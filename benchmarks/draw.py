@@ -97,7 +97,7 @@ class Layer(nn.Module):
 
 
 def plan(elements: int, repeats: int) -> list[Row]:
-    """A model of about 10^9 parameters from meta, in bfloat16, beside the kernel alone into new memory."""
+    """A model of about 10^9 parameters in bfloat16, beside the kernel alone into new memory."""
     width, layers = (2048, 20) if elements >= 2**26 else (256, 4)
     torch.set_num_threads(2)
 
