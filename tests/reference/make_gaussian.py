@@ -178,7 +178,7 @@ def moments_at(name: str, mean: mpf, q: mpf, order: int) -> dict[str, mpf]:
         "derivative_second_moment": flow,
         "curvature": growth - flow,
         "growth": growth,
-        "slope": q * growth / second,
+        "slope": q * growth / second if second else mpf(0),
     }
 
 
@@ -197,7 +197,8 @@ def moment_rows(name: str) -> list[dict[str, Any]]:
         fine = moments_at(name, mpf(mean), mpf(q), 28)
         scale = {**fine, "mean": mp.sqrt(fine["second_moment"]), "slope": mpf(1)}
         scale["derivative_mean"] = mp.sqrt(fine["derivative_second_moment"])
-        scale["curvature"] = scale["growth"] = fine["second_moment"] / mpf(q)
+        spread = fine["second_moment"] / mpf(q) + fine["derivative_second_moment"]
+        scale["curvature"] = scale["growth"] = spread
         for key, value in fine.items():
             if abs(value) < ROUNDING * scale["second_moment"]:
                 fine[key] = mpf(0)

@@ -35,6 +35,7 @@ _LEAST_REACH = 9.0
 _NEGLIGIBLE = 1e-20  # mass of one standard deviation relative to the whole
 _GOAL = 1e-15  # error of one panel relative to the whole integral
 _ROUNDING = 8 * EPS  # of the values that an activation computes, and of their sum
+_ABOVE_ROUNDING = 16 * EPS  # the tail of a resolved panel is about 5 EPS of its largest value
 _MOST_PANELS = 1 << 18
 _LEVELS = 60
 _SINGULAR = 1e-9  # a panel that no halving resolves may not count more than this
@@ -111,7 +112,8 @@ class Grid:
         unresolved = 2 * (tail(left) * _largest(right) + tail(right) * _largest(left))
         around = np.abs(self.root * self.root * weight)
         rounding = _ROUNDING * np.abs(product) + np.abs(doubt) * around
-        reach = (abs(self.mean) / self.sigma + np.abs(self.z)) * around
+        # sigma z is rounded twice, by sigma and by the product, and x = mean + sigma z once more.
+        reach = (np.abs(self.z) + np.abs(self.mean / self.sigma + self.z) / 2) * around
         variation = np.abs(np.diff((a * b).ravel())) @ np.maximum(
             reach.ravel()[1:], reach.ravel()[:-1]
         )
@@ -231,7 +233,7 @@ def _unresolved(
     noise = np.stack([is_noise(*rows) for rows in zip(part, before, size, strict=True)])
     if not square:
         error[2:] = 0
-    return error, mass, (part > 64 * EPS * size) & ~noise, part
+    return error, mass, (part > _ABOVE_ROUNDING * size) & ~noise, part
 
 
 def _check_regular(f: Activation, grid: Grid, share: PerPanel) -> None:
