@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from fanin.reproduce.claim import Arm, Conclusion, Line, Picture, Table, Tick
-from fanin.reproduce.figures import Palette, figure, spread
+from fanin.reproduce.figures import Palette, figure, level, spread
 from fanin.reproduce.images import CLASSES, Images
 from fanin.reproduce.networks import Position, Stack, plain, torch_activation
 from fanin.reproduce.training import Flat, Recipe, best_rate
@@ -245,10 +245,10 @@ def _picture(values: dict[str, Any]) -> Picture:
             ends.append(means[-1])
         for shade, (arm, y) in enumerate(zip(reversed(ARMS), spread(ends, 0.065), strict=True)):
             ax.text(len(depths) - 0.9, y, ARMS[arm][0], color=palette.series[shade], va="center")
-        ax.axhline(values["chance"], color=palette.soft, linewidth=1, linestyle=(0, (2, 3)))
         ax.text(0, values["chance"] - 0.035, "chance", color=palette.soft, fontsize=9, va="top")
         ax.set(xlabel="hidden layers of sigmoid units", ylabel="test accuracy")
-        ax.set(xlim=(-0.2, len(depths) - 0.2 + 0.28 * (len(depths) - 1)), ylim=(-0.12, 1.02))
+        ax.set(xlim=(-0.2, len(depths) - 0.2 + 0.22 * (len(depths) - 1)), ylim=(-0.12, 1.02))
+        level(ax, palette, values["chance"], len(depths) - 1)
         ax.set_xticks(range(len(depths)), depths)
         ax.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0%", "25%", "50%", "75%", "100%"])
         ax.grid(axis="x", visible=False)

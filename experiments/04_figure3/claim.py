@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from fanin.reproduce.claim import Arm, Conclusion, Line, Picture, Table, Tick
-from fanin.reproduce.figures import Palette, figure, spread
+from fanin.reproduce.figures import Palette, figure, heading, level, spread
 from fanin.reproduce.images import CLASSES, Images
 from fanin.reproduce.networks import Position, draw
 from fanin.torch import init
@@ -266,7 +266,6 @@ def _picture(values: dict[str, Any]) -> Picture:
             steps = [(i + 0.5) * window for i in range(len(curves[0]))]
             for shade, curve in enumerate(curves):
                 ax.plot(steps, curve, color=palette.series[shade], linewidth=2)
-            ax.axhline(chance, color=palette.soft, linewidth=1, linestyle=(0, (2, 3)))
             low = chance - 0.12
             ends = spread([curve[-1] for curve in curves], 0.07 * (1.02 - low))
             for shade, (arm, y) in enumerate(zip(names, ends, strict=True)):
@@ -274,7 +273,8 @@ def _picture(values: dict[str, Any]) -> Picture:
                 ax.text(steps[-1] * 1.03, y, ARMS[arm][0], color=colour, va="center", fontsize=9)
             ax.set(xlabel="step", ylim=(low, 1.02), xlim=(0, steps[-1] * 1.45))
             ax.set_xticks([t for t in ax.get_xticks() if t <= steps[-1] * 1.06])
-            ax.set_title(title, loc="left", fontsize=10)
+            level(ax, palette, chance, steps[-1])
+            heading(ax, palette, title)
             ax.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
         return canvas
 

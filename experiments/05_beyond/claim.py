@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from fanin.reproduce.claim import Arm, Conclusion, Line, Picture, Table, Tick
-from fanin.reproduce.figures import Palette, figure, legend
+from fanin.reproduce.figures import Palette, figure, heading, legend
 from fanin.reproduce.images import CLASSES, Images
 from fanin.reproduce.networks import Position, Stack, plain, torch_activation
 from fanin.reproduce.training import Flat, Recipe, best_rate
@@ -193,12 +193,12 @@ def _picture(values: dict[str, Any]) -> Picture:
             ax.plot(after, rows, "o", color=palette.series[0], markersize=8, label="shaped")
             ax.axvline(values["chance"], color=palette.soft, linewidth=1, linestyle=(0, (2, 3)))
             ax.set(xlim=(0, 1.02), xlabel="test accuracy")
-            ax.set_title(f"{depth} layers", loc="left", fontsize=11)
+            heading(ax, palette, f"{depth} layers")
             ax.set_yticks(list(rows), order)
             ax.tick_params(axis="y", colors=palette.ink)
             ax.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
             ax.grid(axis="y", visible=False)
-        legend(axes[0], palette, loc="upper center", bbox_to_anchor=(0.5, 0.93))
+        legend(axes[-1], palette, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2)
         return canvas
 
     return Picture(

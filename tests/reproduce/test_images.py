@@ -159,7 +159,7 @@ def test_what_does_not_match_its_checksum_is_refused(
     said = str(caught.value)
     assert said.startswith(
         f"{tmp_path}/root/a.gz: expected {address}/a.gz with checksum md5:{'0' * 32}, "
-        "got ValueError: "
+        "got MD5 hash of downloaded file "
     )
     assert said.endswith("; check the network, or put the file there by hand")
     assert not list((tmp_path / "root").glob("*.gz"))
@@ -169,7 +169,7 @@ def test_without_a_network_the_error_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(fetch.ARCHIVES, "cifar10", {"http://127.0.0.1:9/a.gz": "md5:" + "0" * 32})
-    with pytest.raises(DataError, match=r"got ConnectionError: .*; check the network"):
+    with pytest.raises(DataError, match=r"got no connection; check the network"):
         images.load("cifar10", tmp_path, download=True)
 
 

@@ -53,8 +53,15 @@ def fetch(name: str, root: Path) -> list[Path]:
             raise DataError(
                 str(root / file),
                 expected=f"{address} with checksum {checksum}",
-                got=f"{type(error).__name__}: {error}".split("\n")[0],
+                got=_said(error),
                 fix="check the network, or put the file there by hand",
             ) from error
         files.append(Path(found))
     return files
+
+
+def _said(error: Exception) -> str:
+    """An error of the transport in a few words."""
+    if type(error).__name__ in ("ConnectionError", "ConnectTimeout", "ReadTimeout"):
+        return "no connection"
+    return str(error).split("\n")[0][:200]

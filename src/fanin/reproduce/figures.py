@@ -84,11 +84,21 @@ def figure(
         ax.tick_params(colors=palette.soft, labelsize=9, length=0)
         ax.xaxis.label.set(color=palette.ink, size=10)
         ax.yaxis.label.set(color=palette.ink, size=10)
-        ax.title.set(color=palette.ink, size=11)
         for side, spine in ax.spines.items():
             spine.set_visible(side == "bottom")
             spine.set_color(palette.soft)
     return canvas, list(axes)
+
+
+def heading(ax: Axes, palette: Palette, text: str) -> None:
+    """The title of one panel, flush left."""
+    ax.set_title(text, loc="left", fontsize=10, color=palette.ink)
+
+
+def level(ax: Axes, palette: Palette, y: float, end: float) -> None:
+    """A dotted line at a height, from the left edge to where the data end."""
+    start = ax.get_xlim()[0]
+    ax.plot([start, end], [y, y], color=palette.soft, linewidth=1, linestyle=(0, (2, 3)))
 
 
 def legend(ax: Axes, palette: Palette, **where: Any) -> None:
