@@ -16,6 +16,7 @@ def add_parser(subparsers: Any) -> None:
     )
     command.add_argument("model", help="package.module:build, a function that returns the model")
     command.add_argument("--loss", choices=("ce", "bce", "mse"), help="judge the start loss")
+    command.add_argument("--predict", action="store_true", help="show what the theory predicts")
     add_model_arguments(command)
     command.set_defaults(run=run)
 
@@ -29,5 +30,11 @@ def run(arguments: argparse.Namespace) -> int:
         raise ArgumentError("fanin check --input", expected="a shape", got="none")
     model = build(arguments.model, where="fanin check")
     with running(model, where="fanin check"):
-        report = check(model, inputs, arguments.loss, ignore=arguments.ignore)
+        report = check(
+            model,
+            inputs,
+            arguments.loss,
+            predicted=arguments.predict,
+            ignore=arguments.ignore,
+        )
     return finish(report, arguments)

@@ -25,6 +25,7 @@ def check(
     targets: Any = None,
     prior: Sequence[float] | None = None,
     plan: Plan | None = None,
+    predicted: bool = False,
     ignore: Sequence[str] = (),
 ) -> Report:
     r"""Judge one forward and one backward pass: signal, gradient, distance of inputs, start loss.
@@ -44,6 +45,7 @@ def check(
         targets: for the loss; drawn at random where not given.
         prior: probabilities of the classes, to expect their entropy as start loss.
         plan: a plan whose predictions are shown beside what is measured.
+        predicted: without a plan: show what the theory predicts for the weights as they are.
         ignore: rules to leave out, such as `CHK110` or `CHK115:decoder.*`.
 
     Returns:
@@ -66,6 +68,10 @@ def check(
     from fanin.torch.measure import measure
 
     measured = measure(model, inputs, loss, targets=targets, prior=prior)
+    if predicted or plan is not None:
+        from fanin.torch.predict import predict
+
+        measured = predict(model, inputs, measured, plan)
     return judge(measured, ignore=ignore)
 
 
