@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from fanin.reproduce.claim import Arm, Conclusion, Line, Picture, Table, Tick
-from fanin.reproduce.figures import Palette, figure, heading, legend
+from fanin.reproduce.figures import Palette, figure, heading
 from fanin.reproduce.images import CLASSES, Images
 from fanin.reproduce.networks import Position, Stack, plain, torch_activation
 from fanin.reproduce.training import Flat, Recipe, best_rate
@@ -183,7 +183,7 @@ def _picture(values: dict[str, Any]) -> Picture:
         depths = list(values["depths"])
         first = values["depths"][depths[0]]
         order = sorted(first, key=lambda f: _mean(first[f]["second_moment"]))
-        canvas, axes = figure(palette, len(depths), height=0.33 * len(order) + 1.1, sharey=True)
+        canvas, axes = figure(palette, len(depths), height=0.33 * len(order) + 1.3, sharey=True)
         for ax, depth in zip(axes, depths, strict=True):
             runs = values["depths"][depth]
             before, after = ([_mean(runs[f][arm]) for f in order] for arm in ARMS)
@@ -198,7 +198,9 @@ def _picture(values: dict[str, Any]) -> Picture:
             ax.tick_params(axis="y", colors=palette.ink)
             ax.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
             ax.grid(axis="y", visible=False)
-        legend(axes[-1], palette, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=2)
+        handles, labels = axes[0].get_legend_handles_labels()
+        where = {"loc": "outside lower center", "ncols": 2, "frameon": False, "fontsize": 9}
+        canvas.legend(handles, labels, labelcolor=palette.ink, **where)
         return canvas
 
     return Picture(

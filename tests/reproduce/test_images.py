@@ -141,10 +141,10 @@ def test_download_fetches_once_and_checks(
         (folder / name).write_bytes(content)
     sums = {f"{address}/{n}": f"sha256:{hashlib.sha256(c).hexdigest()}" for n, c in files.items()}
     monkeypatch.setitem(fetch.ARCHIVES, "fashion-mnist", sums)
-    first = images.load("fashion-mnist", tmp_path / "root", download=True)
+    first = images.load("fashion-mnist", tmp_path / "data", download=True)
     for path in folder.iterdir():
         path.unlink()
-    again = images.load("fashion-mnist", tmp_path / "root", download=True)
+    again = images.load("fashion-mnist", tmp_path / "data", download=True)
     assert first.digest() == again.digest()
 
 
@@ -155,14 +155,14 @@ def test_what_does_not_match_its_checksum_is_refused(
     (folder / "a.gz").write_bytes(b"something else")
     monkeypatch.setitem(fetch.ARCHIVES, "cifar10", {f"{address}/a.gz": "md5:" + "0" * 32})
     with pytest.raises(DataError) as caught:
-        images.load("cifar10", tmp_path / "root", download=True)
+        images.load("cifar10", tmp_path / "data", download=True)
     said = str(caught.value)
     assert said.startswith(
-        f"{tmp_path}/root/a.gz: expected {address}/a.gz with checksum md5:{'0' * 32}, "
+        f"{tmp_path}/data/a.gz: expected {address}/a.gz with checksum md5:{'0' * 32}, "
         "got MD5 hash of downloaded file "
     )
     assert said.endswith("; check the network, or put the file there by hand")
-    assert not list((tmp_path / "root").glob("*.gz"))
+    assert not list((tmp_path / "data").glob("*.gz"))
 
 
 def test_without_a_network_the_error_says_so(
