@@ -6,8 +6,10 @@ import argparse
 import warnings
 from pathlib import Path
 
+import broken  # noqa: F401  registers its entries
+import broken_tensors  # noqa: F401
 import torch
-from broken import BROKEN
+from entries import BROKEN
 from healthy import HEALTHY
 
 import fanin

@@ -200,16 +200,16 @@ def test_commands_write_json_and_pages(here: Path, capsys: pytest.CaptureFixture
     [
         (
             "check their_models:small",
-            "fanin check: fanin check --input: expected a shape, got none",
+            "fanin check --input: expected a shape, got none",
         ),
         (
             "check their_models:small --input 8x16",
-            "fanin check: fanin check --input: expected a shape such as 8,3,224,224 or "
+            "fanin check --input: expected a shape such as 8,3,224,224 or "
             "8,128:int64<50257, got '8x16'",
         ),
         (
             "check their_models:number --input 8,16",
-            "fanin check: fanin check: expected a torch.nn.Module or a function that returns one, got "  # noqa: E501
+            "fanin check: expected a torch.nn.Module or a function that returns one, got "
             "int from their_models:number",
         ),
         (
@@ -218,7 +218,7 @@ def test_commands_write_json_and_pages(here: Path, capsys: pytest.CaptureFixture
         ),
         (
             "audit their_models:small --rule weight",
-            "fanin audit: fanin audit --rule: expected PATTERN=STD, such as '*.weight=0.02', got 'weight'",  # noqa: E501
+            "fanin audit --rule: expected PATTERN=STD, such as '*.weight=0.02', got 'weight'",
         ),
     ],
 )
@@ -233,6 +233,6 @@ def test_inputs_that_the_model_cannot_take(here: Path, capsys: pytest.CaptureFix
     assert main(["check", "their_models:small", "--input", "8,9"]) == 2
     error = capsys.readouterr().err
     assert error.startswith(
-        "fanin check: fanin check --input: expected inputs that Sequential takes, got RuntimeError: "  # noqa: E501
+        "fanin check --input: expected inputs that Sequential takes, got RuntimeError: "
     )
     assert len(error.strip().splitlines()) == 1

@@ -22,7 +22,9 @@ def gallery(name: str) -> Any:
     return importlib.import_module(name)
 
 
-BROKEN, HEALTHY = gallery("broken").BROKEN, gallery("healthy").HEALTHY
+gallery("broken")
+gallery("broken_tensors")
+BROKEN, HEALTHY = gallery("entries").BROKEN, gallery("healthy").HEALTHY
 
 
 @pytest.mark.parametrize("case", BROKEN, ids=lambda case: case.name)
