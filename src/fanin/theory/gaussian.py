@@ -246,7 +246,7 @@ def pair_expectation(
     """
     f = activation(f)
     m, sigma = _normal(mean, variance)
-    c = _number("correlation", correlation)
+    c = _number("correlation", correlation) + 0.0  # -0.0 is 0.0
     if not -1 <= c <= 1:
         raise ArgumentError("correlation", expected="a number in [-1, 1]", got=repr(correlation))
     if sigma == 0:
