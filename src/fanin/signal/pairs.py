@@ -31,6 +31,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fanin.signal.factors import boundaries
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -587,11 +589,6 @@ def paired(profile: Array, like: Table, lead: int = 0) -> tuple[Array, Array]:
             averaged = np.broadcast_to(other.mean(k + a, keepdims=True), other.shape)
             other = np.concatenate([other, averaged], a)
     return one, other
-
-
-def boundaries(sizes: Sequence[int]) -> list[int]:
-    """Number of elements at and below each factor, outer to inner."""
-    return list(accumulate(reversed(list(sizes)), lambda x, y: x * y))[::-1]
 
 
 def _weighed(x: Array, weights: Array) -> Array:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fanin.signal.pairs import RESOLVED, Table, boundaries, paired
+from fanin.signal.factors import boundaries
+from fanin.signal.pairs import RESOLVED, Table, paired
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
