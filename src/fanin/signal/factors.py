@@ -1,4 +1,4 @@
-"""An axis as its factors: how many elements stand at and below each."""
+"""An axis as its factors, outer to inner: splitting it into heads and joining it loses nothing."""
 
 from __future__ import annotations
 

@@ -15,9 +15,8 @@ is a product and a sum, and a weight is a tensor like any other. Along an axis w
 not alike (positions near a zero-padded border, rows of causal attention, parts of a
 concatenation) the table holds a profile: one number for each index of the first element.
 
-An axis is kept as its factors, from outer to inner: splitting a dimension into heads and joining
-it again loses nothing. The positions of a causal network, which see what lies before them and so
-are the more alike the earlier they are, can be kept pair by pair (a resolved axis).
+The positions of a causal network, the more alike the earlier they are, can be kept pair by pair
+(a resolved axis). An axis is kept as its factors.
 """
 
 from __future__ import annotations
@@ -38,8 +37,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-# Above this many numbers a table forgets its longest profile and keeps the average, and above
-# this many it folds its resolved axes.
+# Above so many numbers a table averages its longest profile; above so many it folds resolved axes.
 _LARGEST, RESOLVED = 1 << 15, 1 << 17
 
 
