@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -210,8 +211,8 @@ def first_persistent(values: dict[int, float], bad: Callable[[float], bool]) -> 
 
 
 def log_ratio(value: float, reference: float) -> float:
-    """ln(value / reference), with the smallest double in the place of 0."""
-    tiny = 5e-324
+    """ln(value / reference), with the smallest normal double in the place of less."""
+    tiny = sys.float_info.min  # denormals may be flushed to 0
     if not math.isfinite(value):
         return math.inf
     return math.log(max(value, tiny)) - math.log(max(reference, tiny))
