@@ -25,6 +25,7 @@ Reference, sigmoid, softplus = shared["Reference"], shared["sigmoid"], shared["s
 mp.dps = 50
 
 AGREED = mpf(10) ** -20
+UNDERFLOW = mpf(10) ** -330  # below float64
 ROUNDING = mpf(10) ** -90  # a variance below this is the square of a rounding error
 OPERATING_POINTS = (
     *((0, q) for q in ("1e-6", "1e-3", "0.1", "1", "10", "1e3", "1e6")),
@@ -143,9 +144,11 @@ def rule(order: int) -> tuple[tuple[mpf, mpf], ...]:
 def panels(mean: mpf, s: mpf, breaks: tuple[Any, ...]) -> list[tuple[mpf, mpf]]:
     """Intervals of z: unit steps, every break, and steps that double away from zero and breaks.
 
-    A function that is zero around its mean counts only further out, so the range follows the mean.
+    A function that is zero around its mean counts only further out, so the range follows the mean
+    and the breaks.
     """
-    reach = min(90, 16 + int(abs(mean) / s))
+    furthest = max([abs(mean), *(abs(mpf(b) - mean) for b in breaks)])
+    reach = min(90, 16 + int(furthest / s))
     ends = {mpf(k) for k in range(-reach, reach + 1)}
     for centre in (mpf(0), *map(mpf, breaks)):
         ends.add((centre - mean) / s)
@@ -200,7 +203,8 @@ def moment_rows(name: str) -> list[dict[str, Any]]:
         spread = fine["second_moment"] / mpf(q) + fine["derivative_second_moment"]
         scale["curvature"] = scale["growth"] = spread
         for key, value in fine.items():
-            if abs(value) < ROUNDING * scale["second_moment"]:
+            noise = key == "variance" and value < ROUNDING * fine["second_moment"]
+            if noise or abs(value) < UNDERFLOW:
                 fine[key] = mpf(0)
             elif abs(value - coarse[key]) > AGREED * scale[key]:
                 raise ArithmeticError(f"{name} {mean} {q} {key}: {value}, {coarse[key]}")
