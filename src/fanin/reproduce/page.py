@@ -149,8 +149,9 @@ def _table(table: Table) -> str:
     head = "".join(f"<th scope=col>{escape(column)}" for column in table.columns)
     rows = "".join(f"<tr>{''.join(_cell(value) for value in row)}</tr>\n" for row in table.rows)
     note = f"<p class=note>{escape(table.note)}</p>" if table.note else ""
+    shown = " open" if len(table.rows) <= 20 else ""
     return (
-        f"<details open><summary>{escape(table.title)}</summary>\n<div class=scroll>"
+        f"<details{shown}><summary>{escape(table.title)}</summary>\n<div class=scroll>"
         f"<table class=numbers><thead><tr>{head}</tr></thead>\n<tbody>\n{rows}</tbody></table>"
         "</div>"
         f"{note}</details>\n"
@@ -159,7 +160,7 @@ def _table(table: Table) -> str:
 
 def _cell(value: Cell) -> str:
     if isinstance(value, str):
-        return f"<td>{escape(value)}"
+        return f"<td{' class=long' if len(value) > 40 else ''}>{escape(value)}"
     text = "–" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
     return f"<td class=number>{text}"
 
