@@ -28,13 +28,13 @@ from torch import nn
 
 import fanin
 from fanin.errors import FaninError
-from fanin.plan.plan import Plan, Stack, moments
+from fanin.planning.plan import Plan, Stack, moments
 from fanin.signal.graph import Graph, Value
 from fanin.signal.propagate import Signal, backward, propagate, step
 from fanin.signal.spec import Spec
 from fanin.signal.state import Given, State, Statement
 from fanin.signal.table import Table, add
-from fanin.torch.trace import trace
+from fanin.torch.tracing.trace import trace
 
 RESULTS = Path(__file__).parent / "results" / "coverage.json"
 DOCUMENT = Path(__file__).parent.parent / "docs" / "coverage.md"

@@ -21,7 +21,7 @@ from torch import nn
 
 import fanin
 from fanin import draw
-from fanin.torch.write import write_
+from fanin.torch.writing.write import write_
 from record import record
 
 Row = tuple[str, str, float, float | None]  # what, beside what, ratio, the ratio that is promised
@@ -137,7 +137,7 @@ def plan(elements: int, repeats: int) -> list[Row]:
 _MEMORY = """
 import sys, torch
 from fanin import draw
-from fanin.torch.write import write_
+from fanin.torch.writing.write import write_
 d, shape = eval(sys.argv[1], vars(draw)), eval(sys.argv[2])
 write_(torch.empty(300, 300), d, seed=0, name="w")
 w = torch.empty(shape).zero_()

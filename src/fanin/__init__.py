@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fanin.plan.store import load_plan as load_plan
+    from fanin.planning.store import load_plan as load_plan
     from fanin.report.audit import audit as audit
     from fanin.report.check import check as check
     from fanin.report.explain import explain as explain
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from fanin.torch.apply import apply_ as apply_
     from fanin.torch.apply import init_ as init_
     from fanin.torch.apply import plan as plan
-    from fanin.torch.materialize import materialize_ as materialize_
-    from fanin.torch.recording import recording as recording
+    from fanin.torch.provenance.recording import recording as recording
+    from fanin.torch.writing.materialize import materialize_ as materialize_
 
 __version__ = "0.1.0"
 
@@ -30,18 +30,17 @@ _HOMES = {
     "explain": "fanin.report.explain",
     "gain": "fanin.theory.gain",
     "init_": "fanin.torch.apply",
-    "load_plan": "fanin.plan.store",
-    "materialize_": "fanin.torch.materialize",
-    "recording": "fanin.torch.recording",
+    "load_plan": "fanin.planning.store",
+    "materialize_": "fanin.torch.writing.materialize",
+    "plan": "fanin.torch.apply",
+    "recording": "fanin.torch.provenance.recording",
     "spec": "fanin.signal.spec",
 }
 
-__all__ = ["__version__", *sorted([*_HOMES, "plan"])]
+__all__ = ["__version__", *sorted(_HOMES)]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "plan":  # the package of that name is itself the verb
-        return importlib.import_module("fanin.plan")
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)
     raise AttributeError(f"module 'fanin' has no attribute {name!r}")

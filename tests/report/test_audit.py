@@ -16,7 +16,7 @@ from fanin.errors import ArgumentTypeError, DataError
 from fanin.report.audit_view import AuditView
 from fanin.report.findings import AUDITS
 from fanin.report.report import Report
-from fanin.torch.inventory import inventory
+from fanin.torch.provenance.inventory import inventory
 
 
 def found(report: Report) -> dict[str, str]:

@@ -15,7 +15,7 @@ from fanin.report.findings import CAUSES_FIRST, CHECKS
 from fanin.report.report import Report
 from fanin.report.rules.units import silent_by_chance
 from fanin.report.view import KURTOSIS, View
-from fanin.torch.measure import measure
+from fanin.torch.probing.measure import measure
 
 ACTIVATIONS = {
     "relu": nn.ReLU,

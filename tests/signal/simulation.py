@@ -14,7 +14,7 @@ from fanin.signal.graph import Graph
 from fanin.signal.propagate import Signal, backward, propagate
 from fanin.signal.spec import Spec
 from fanin.signal.state import Given, Statement
-from fanin.torch.trace import trace
+from fanin.torch.tracing.trace import trace
 
 
 @dataclass(frozen=True)

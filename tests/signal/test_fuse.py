@@ -15,7 +15,7 @@ import fanin
 from fanin.errors import ArgumentError
 from fanin.signal.fuse import Fusion, fuse
 from fanin.signal.graph import from_dict, to_dict
-from fanin.torch.trace import trace
+from fanin.torch.tracing.trace import trace
 
 X = np.linspace(-4, 4, 33)
 

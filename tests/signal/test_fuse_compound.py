@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import fanin
 from fanin.signal.compound import attentions, compounds
-from fanin.torch.trace import trace
+from fanin.torch.tracing.trace import trace
 
 
 class Model(nn.Module):

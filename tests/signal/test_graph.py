@@ -12,7 +12,7 @@ import fanin
 from fanin.errors import ArgumentError, ArgumentTypeError
 from fanin.signal.graph import Graph, Ref, from_dict, refs, to_dict
 from fanin.signal.spec import Spec
-from fanin.torch.trace import trace
+from fanin.torch.tracing.trace import trace
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from fanin.signal.graph import Graph
 from fanin.signal.propagate import backward, propagate
 from fanin.signal.spec import Spec
 from fanin.signal.state import Given
-from fanin.torch.trace import trace
+from fanin.torch.tracing.trace import trace
 
 
 def _linear(shape: tuple[int, ...] = (8, 16)) -> Graph:

@@ -25,7 +25,7 @@ def test_import_fanin_loads_nothing_heavy() -> None:
     "statement",
     [
         "import fanin; fanin.gain('gelu')",
-        "import fanin.theory.rules, fanin.draw, fanin.signal, fanin.plan",
+        "import fanin.theory.rules, fanin.draw, fanin.signal, fanin.planning",
         "from fanin.cli import main; main(['gain', 'silu'])",
     ],
 )

@@ -24,8 +24,8 @@ from torch.distributed.tensor.parallel import (
 )
 
 from fanin import draw
-from fanin.torch.materialize import materialize_
-from fanin.torch.write import write_
+from fanin.torch.writing.materialize import materialize_
+from fanin.torch.writing.write import write_
 
 DISTRIBUTIONS = {
     "normal": draw.Normal(0.1, 0.02),

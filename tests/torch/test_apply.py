@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tests.plan import networks as net
+from tests.planning import networks as net
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize
 
 import fanin
 from fanin import draw
 from fanin.errors import NotCoveredError, PlanError, UninitializedError
-from fanin.plan.plan import Plan, Row, Stack
+from fanin.planning.plan import Plan, Row, Stack
 from fanin.torch.apply import apply_
 
 

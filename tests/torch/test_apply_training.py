@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 import torch.nn.functional as F
-from tests.plan.networks import mlp
+from tests.planning.networks import mlp
 from torch import Tensor, nn
 
 import fanin

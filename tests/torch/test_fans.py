@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from fanin.errors import ArgumentError, ArgumentTypeError, UninitializedError
-from fanin.plan.fans import matrix_fans
+from fanin.planning.fans import matrix_fans
 from fanin.torch.fans import fan, fans, row_sums
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)

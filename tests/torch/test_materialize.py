@@ -16,12 +16,12 @@ from fanin.errors import (
     PlanError,
     UninitializedError,
 )
-from fanin.plan.plan import Centre, Plan, Row, Stack
+from fanin.planning.plan import Centre, Plan, Row, Stack
 from fanin.torch.adapters import InitMethod, ParamInitFn, add_reset_parameters_
 from fanin.torch.apply import apply_, plan
-from fanin.torch.materialize import materialize_
-from fanin.torch.rebuild import rebuilt
-from fanin.torch.write import write_
+from fanin.torch.writing.materialize import materialize_
+from fanin.torch.writing.rebuild import rebuilt
+from fanin.torch.writing.write import write_
 
 POISON = 7.7
 

@@ -11,8 +11,8 @@ from torch import nn
 
 from fanin.errors import ArgumentError, ArgumentTypeError, UninitializedError
 from fanin.signal.spec import spec
-from fanin.torch.measure import measure
-from fanin.torch.measurement import Measurement
+from fanin.torch.probing.measure import measure
+from fanin.torch.probing.measurement import Measurement
 
 
 class Functional(nn.Module):

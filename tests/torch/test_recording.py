@@ -11,8 +11,8 @@ from torch import nn
 
 import fanin
 import fanin.torch.init
-from fanin.torch.asked import Asked
-from fanin.torch.recording import history, lost_writes
+from fanin.torch.provenance.asked import Asked
+from fanin.torch.provenance.recording import history, lost_writes
 
 
 def last(tensor: torch.Tensor) -> tuple[str, str, str]:

@@ -16,8 +16,8 @@ import pytest
 import torch
 
 from fanin import draw
-from fanin.torch.materialize import materialize_
-from fanin.torch.write import write_
+from fanin.torch.writing.materialize import materialize_
+from fanin.torch.writing.write import write_
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]

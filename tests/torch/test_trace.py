@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 import fanin
 from fanin.errors import ArgumentTypeError, TraceError
 from fanin.signal.graph import Graph
-from fanin.torch.trace import trace
+from fanin.torch.tracing.trace import trace
 
 X = torch.linspace(-2, 2, 32).reshape(4, 8)
 

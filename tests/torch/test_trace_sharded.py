@@ -14,7 +14,7 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
 import fanin
-from fanin.torch.trace import trace
+from fanin.torch.tracing.trace import trace
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from fanin.signal.graph import Graph
-from fanin.torch.trace import _tensors, trace
+from fanin.torch.tracing.trace import _tensors, trace
 
 ENTRIES = entries()
 # Every operation of the small models; a new name here is one that transfer rules must know.

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from fanin.report.check import check
-from fanin.torch.untouched import same_bits, untouched
+from fanin.torch.probing.untouched import same_bits, untouched
 
 
 class Meddling(nn.Module):

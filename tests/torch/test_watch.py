@@ -8,7 +8,7 @@ from torch import nn
 
 import fanin.torch
 from fanin.errors import ArgumentError
-from fanin.torch.measurement import Measurement
+from fanin.torch.probing.measurement import Measurement
 
 
 def train(net: nn.Module, steps: int, between: object = None) -> None:

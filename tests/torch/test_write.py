@@ -9,10 +9,10 @@ from torch import nn
 
 from fanin import draw
 from fanin.errors import ArgumentError, ArgumentTypeError, UninitializedError
-from fanin.plan.plan import Stack
-from fanin.torch import device
-from fanin.torch.shard import regions
-from fanin.torch.write import write_
+from fanin.planning.plan import Stack
+from fanin.torch.writing import device
+from fanin.torch.writing.shard import regions
+from fanin.torch.writing.write import write_
 
 TYPES = [
     torch.float64,

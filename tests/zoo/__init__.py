@@ -20,7 +20,7 @@ class Entry:
     Args:
         name: as the coverage table shows it.
         build: from `small` to the model.
-        inputs: from `small` to what `fanin.torch.trace.trace` takes.
+        inputs: from `small` to what `fanin.torch.tracing.trace.trace` takes.
     """
 
     name: str

@@ -34,7 +34,7 @@ def add_parser(subparsers: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print the report; 1 if it fails."""
     from fanin.report.audit import audit
-    from fanin.torch.recording import recording
+    from fanin.torch.provenance.recording import recording
 
     rules = dict(_rule(text) for text in arguments.rule)
     if Path(arguments.model).suffix in FILES:

@@ -28,7 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the plan; the model is built on meta, so its size does not matter."""
     import torch
 
-    from fanin.plan.store import to_dict
+    from fanin.planning.store import to_dict
     from fanin.torch.apply import plan
 
     inputs = inputs_of(arguments.input, where="fanin plan")

@@ -23,11 +23,11 @@ except ImportError:
         ) from error
 
 from fanin.report.check import check, judge
-from fanin.torch.watch import Watch
+from fanin.torch.probing.watch import Watch
 
 if TYPE_CHECKING:
     from fanin.report.report import Report
-    from fanin.torch.measurement import Measurement
+    from fanin.torch.probing.measurement import Measurement
 
 
 class InitCheck(Callback):  # type: ignore[misc]

@@ -22,12 +22,12 @@ import torch
 
 from fanin.report.audit import audit
 from fanin.report.check import check, judge
-from fanin.torch.untouched import untouched
-from fanin.torch.watch import Watch
+from fanin.torch.probing.untouched import untouched
+from fanin.torch.probing.watch import Watch
 
 if TYPE_CHECKING:
     from fanin.report.report import Report
-    from fanin.torch.measurement import Measurement
+    from fanin.torch.probing.measurement import Measurement
 
 logger = logging.get_logger(__name__)
 

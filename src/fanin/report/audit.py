@@ -17,8 +17,8 @@ from fanin.report.view import View
 if TYPE_CHECKING:
     from torch import nn
 
-    from fanin.plan.plan import Plan
-    from fanin.torch.inventory import Held
+    from fanin.planning.plan import Plan
+    from fanin.torch.provenance.inventory import Held
 
 
 def audit(
@@ -59,9 +59,9 @@ def audit(
     """
     from torch import nn as torch_nn
 
-    from fanin.torch.checkpoint import read
-    from fanin.torch.inventory import across_ranks, from_tensors, inventory
-    from fanin.torch.measure import measure
+    from fanin.torch.probing.measure import measure
+    from fanin.torch.provenance.checkpoint import read
+    from fanin.torch.provenance.inventory import across_ranks, from_tensors, inventory
 
     checked = None
     if isinstance(model, str | Path):

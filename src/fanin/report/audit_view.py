@@ -12,8 +12,8 @@ from fanin.errors import ArgumentTypeError
 from fanin.report.findings import Rule
 from fanin.report.tensors import SETTING
 from fanin.report.view import View
-from fanin.torch.inventory import Held
-from fanin.torch.recording import Write
+from fanin.torch.provenance.inventory import Held
+from fanin.torch.provenance.recording import Write
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from fanin.report.view import View
 if TYPE_CHECKING:
     from torch import nn
 
-    from fanin.plan.plan import Plan
-    from fanin.torch.measurement import Measurement
+    from fanin.planning.plan import Plan
+    from fanin.torch.probing.measurement import Measurement
 
 
 def check(
@@ -65,11 +65,11 @@ def check(
         >>> report.verdict, report.findings[0].name
         ('FAIL', 'vanishing-signal')
     """
-    from fanin.torch.measure import measure
+    from fanin.torch.probing.measure import measure
 
     measured = measure(model, inputs, loss, targets=targets, prior=prior)
     if predicted or plan is not None:
-        from fanin.torch.predict import predict
+        from fanin.torch.probing.predict import predict
 
         measured = predict(model, inputs, measured, plan)
     return judge(measured, ignore=ignore)
@@ -79,7 +79,7 @@ def judge(measured: Measurement, *, ignore: Sequence[str] = ()) -> Report:
     """A report on what was measured, by every rule that is not ignored.
 
     Args:
-        measured: from `fanin.torch.measure.measure` or a `fanin.torch.Watch`.
+        measured: from `fanin.torch.probing.measure.measure` or a `fanin.torch.Watch`.
         ignore: as in `check`.
     """
     view = View(measured)

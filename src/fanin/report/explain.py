@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from fanin.errors import ArgumentTypeError, UnknownNameError
 from fanin.report.tensors import last_write
-from fanin.torch.asked import Asked
+from fanin.torch.provenance.asked import Asked
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from fanin.plan.plan import Plan
-    from fanin.torch.inventory import Held
+    from fanin.planning.plan import Plan
+    from fanin.torch.provenance.inventory import Held
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def _found(target: Any, name: str | None) -> tuple[Held, float | None, float | N
     import torch
     from torch import nn
 
-    from fanin.torch.inventory import inventory
+    from fanin.torch.provenance.inventory import inventory
 
     if isinstance(target, torch.Tensor):
         holder = nn.Module()
@@ -135,7 +135,7 @@ def _named(tensors: tuple[Held, ...], name: str | None, kind: str) -> Held:
 
 def _inferred(held: Held, fan_in: float | None) -> Asked | None:
     """Torch's default, where the values agree with it."""
-    from fanin.torch.asked import constant, uniform
+    from fanin.torch.provenance.asked import constant, uniform
 
     v = held.values
     if v is None:

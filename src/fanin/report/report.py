@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fanin.report.findings import Finding, verdict
-from fanin.torch.measurement import Measurement
+from fanin.torch.probing.measurement import Measurement
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from fanin.torch.inventory import Held
-from fanin.torch.recording import Write
+from fanin.torch.provenance.inventory import Held
+from fanin.torch.provenance.recording import Write
 
 
 @dataclass(frozen=True)

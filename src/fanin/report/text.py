@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from fanin.torch.measurement import Layer
+from fanin.torch.probing.measurement import Layer
 
 if TYPE_CHECKING:
     from fanin.report.report import Report

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from fanin.torch.measurement import Layer, Measurement
+from fanin.torch.probing.measurement import Layer, Measurement
 
 LOST = 20 * math.log(2)
 """2^-10 in root mean square, the resolution of half precision, as a log ratio of squares."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fanin.torch.watch import Watch as Watch
+    from fanin.torch.probing.watch import Watch as Watch
 
 
 def __getattr__(name: str) -> Any:
     if name == "Watch":
-        from fanin.torch.watch import Watch
+        from fanin.torch.probing.watch import Watch
 
         return Watch
     raise AttributeError(f"module 'fanin.torch' has no attribute {name!r}")

@@ -14,9 +14,9 @@ from torch import nn
 
 from fanin.draw import canonical_name
 from fanin.errors import ArgumentTypeError
-from fanin.plan.plan import Values
-from fanin.torch.materialize import Source, fill_own_
-from fanin.torch.write import write_
+from fanin.planning.plan import Values
+from fanin.torch.writing.materialize import Source, fill_own_
+from fanin.torch.writing.write import write_
 
 
 class ParamInitFn:

@@ -12,16 +12,16 @@ from torch.utils._pytree import tree_leaves
 
 from fanin import draw
 from fanin.errors import FaninError, PlanError
-from fanin.plan.plan import Plan, Row, Stack
-from fanin.plan.solve import solve
+from fanin.planning.plan import Plan, Row, Stack
+from fanin.planning.solve import solve
 from fanin.signal.graph import Graph
 from fanin.signal.spec import Spec
 from fanin.torch.fans import row_sums_by
-from fanin.torch.modules import is_lazy, named_tensors, original
 from fanin.torch.present import Held, constants, kept, present
 from fanin.torch.slots import fixes_scale, refuse, writable
-from fanin.torch.trace import Inputs, trace
-from fanin.torch.write import write_
+from fanin.torch.tracing.modules import is_lazy, named_tensors, original
+from fanin.torch.tracing.trace import Inputs, trace
+from fanin.torch.writing.write import write_
 
 
 def plan(model: nn.Module, inputs: Inputs, rule: object = "auto") -> Plan:
@@ -50,7 +50,7 @@ def plan(model: nn.Module, inputs: Inputs, rule: object = "auto") -> Plan:
         >>> round(made["0.weight"].std * 8, 3), made["2.weight"].role
         (1.0, 'head')
     """
-    model = original(model)
+    model = original(model, "plan(model)")
     return _planned(model, inputs, rule, kept(model))
 
 
@@ -89,7 +89,7 @@ def init_(
         >>> round(float(net[0].weight.detach().std() / made["0.weight"].std), 1)
         1.0
     """
-    model = original(model)
+    model = original(model, "init_(model)")
     keep = kept(model)
     if only_missing is not False:
         keep = {**keep, **present(model, only_missing)}
@@ -150,7 +150,7 @@ def apply_(model: nn.Module, plan: Plan, seed: int = 0) -> Plan:
         >>> net.weight.sum().item()
         4.0
     """
-    model = original(model)
+    model = original(model, "apply_(model)")
     _check(model, plan)
     order = sorted(plan.rows, key=lambda row: (row.centre is not None, row.kind != "parametrized"))
     written = [row for row in order if row.values is not None]

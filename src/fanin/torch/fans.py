@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from fanin.errors import ArgumentError, ArgumentTypeError, UninitializedError
-from fanin.plan.fans import Fans, convolution_fans, matrix_fans, one_part
+from fanin.planning.fans import Fans, convolution_fans, matrix_fans, one_part
 
 Splits = int | Sequence[int]
 

@@ -12,11 +12,11 @@ from torch import nn
 
 from fanin import draw
 from fanin.errors import ArgumentError, ArgumentTypeError, NotCoveredError
-from fanin.plan.fans import Fans, Part
+from fanin.planning.fans import Fans, Part
 from fanin.theory import rules
 from fanin.torch.fans import Layout, fan, fans
 from fanin.torch.slots import refuse, writable
-from fanin.torch.write import write_
+from fanin.torch.writing.write import write_
 
 Target = TypeVar("Target", torch.Tensor, nn.Module)
 P = ParamSpec("P")

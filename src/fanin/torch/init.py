@@ -24,7 +24,7 @@ import torch
 
 from fanin import draw
 from fanin.errors import ArgumentError
-from fanin.plan.fans import Fans
+from fanin.planning.fans import Fans
 from fanin.torch.fans import Layout
 from fanin.torch.filling import (
     Initializer,

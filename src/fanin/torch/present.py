@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from fanin.errors import ArgumentError
-from fanin.plan.names import near
-from fanin.torch.modules import is_lazy, named_tensors
+from fanin.planning.names import near
 from fanin.torch.slots import unwritable
+from fanin.torch.tracing.modules import is_lazy, named_tensors
 
 _FLAGS = {
     "_no_reinit": "marked _no_reinit",

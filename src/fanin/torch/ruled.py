@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from fanin.errors import ArgumentError, NotCoveredError
-from fanin.plan.fans import Fans
+from fanin.planning.fans import Fans
 from fanin.theory import rules
 from fanin.theory.activation import Activation, activation
 from fanin.theory.rules import LayerRule

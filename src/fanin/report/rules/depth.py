@@ -10,7 +10,7 @@ from fanin.report.audit_view import AuditView, template
 from fanin.report.findings import AUDITS, Finding, rule
 from fanin.report.rules.residual import MANY, NEAR, depth_scaling, residual_growth
 from fanin.report.view import listed
-from fanin.torch.inventory import Held
+from fanin.torch.provenance.inventory import Held
 
 OUTPUTS = ("c_proj", "out_proj", "o_proj", "down_proj", "w2", "fc2", "wo", "proj")
 """Names that projections onto the residual stream go by, where shapes do not tell."""

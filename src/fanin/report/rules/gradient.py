@@ -9,7 +9,7 @@ from fanin.report.advice import gain_advice, weights_sentence
 from fanin.report.findings import CHECKS, Finding, rule
 from fanin.report.rules.signal import _severity
 from fanin.report.view import LOST, TRAINABLE, View, log_ratio, rms
-from fanin.torch.measurement import Layer
+from fanin.torch.probing.measurement import Layer
 
 
 def relative(row: Layer) -> float | None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from fanin.report.findings import CHECKS, Finding, Severity, rule
 from fanin.report.view import LOST, View, listed
-from fanin.torch.measurement import Input
+from fanin.torch.probing.measurement import Input
 
 SCALE = 10.0
 """Root mean square beyond which an input is not standardised by any reading of the word."""

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from fanin.report.advice import parameter
 from fanin.report.findings import CHECKS, Finding, rule
 from fanin.report.view import DEVIATIONS, View
-from fanin.torch.measurement import Layer, Loss
+from fanin.torch.probing.measurement import Layer, Loss
 
 EXCESS = 1.0
 """Nats above the expected loss: logits of variance 2, where 1/2 nat is that of variance 1."""

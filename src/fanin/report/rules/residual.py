@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from fanin.report.findings import CHECKS, Finding, rule
 from fanin.report.view import Branch, View, listed
-from fanin.torch.measurement import Layer
+from fanin.torch.probing.measurement import Layer
 
 MANY = 8
 """Branches on one stream from which depth scaling matters: a factor sqrt(8) in scale."""

@@ -10,7 +10,7 @@ from fanin.report.advice import needed_gain
 from fanin.report.findings import CHECKS, Finding, rule
 from fanin.report.rules.loss import start_loss
 from fanin.report.view import KURTOSIS, View
-from fanin.torch.measurement import Layer
+from fanin.torch.probing.measurement import Layer
 
 NEUTRAL = 1.005
 """Log-slopes of the variance map up to this are neutral within what a sample of it shows."""

@@ -9,8 +9,8 @@ import numpy as np
 
 from fanin.report.findings import CHECKS, Finding, rule
 from fanin.report.view import DEVIATIONS, TRAINABLE, View, listed
-from fanin.torch.measurement import Layer
-from fanin.torch.slope import COLUMNS, SAMPLES
+from fanin.torch.probing.measurement import Layer
+from fanin.torch.probing.slope import COLUMNS, SAMPLES
 
 ALIKE = 0.1
 """Distance of inputs below which the share of units that are silent by chance nears 1/2."""

@@ -9,8 +9,8 @@ from fanin.report.audit_view import AuditView, deliberate, template, unset
 from fanin.report.findings import AUDITS, Finding, Severity, rule
 from fanin.report.tensors import last_write, modified
 from fanin.report.view import listed
-from fanin.torch.asked import Asked
-from fanin.torch.inventory import Held
+from fanin.torch.provenance.asked import Asked
+from fanin.torch.provenance.inventory import Held
 
 DEVIATIONS = 5.0
 """Standard errors of a standard deviation: one false alarm in 10^6 tensors."""

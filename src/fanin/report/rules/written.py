@@ -16,7 +16,7 @@ from fanin.report.audit_view import (
 )
 from fanin.report.findings import AUDITS, Finding, rule
 from fanin.report.view import listed
-from fanin.torch.inventory import Held
+from fanin.torch.provenance.inventory import Held
 
 
 @rule(AUDITS, "AUD201", "rule-never-matched")

@@ -1,0 +1,1 @@
+"""The plan: what each parameter gets and why, as a value."""

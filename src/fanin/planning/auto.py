@@ -1,0 +1,378 @@
+"""`auto`: per stretch the rule that keeps signal, gradient and the distance of inputs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from fanin.errors import FaninError
+from fanin.planning.choice import Choice, normal
+from fanin.planning.plan import Stretch
+from fanin.planning.roles import Scene, Weight
+from fanin.planning.ruled import (
+    Activations,
+    branch_share,
+    described,
+    recurrent,
+    solved,
+    spelled,
+    table,
+    tied_std,
+)
+from fanin.signal.fuse import Function
+from fanin.theory.activation import Activation
+from fanin.theory.gaussian import hermite_coefficients
+from fanin.theory.rules import LayerRule
+
+HEAD = 0.1
+"""Variance of the outputs of a head: the loss of C classes then starts near ln C + 0.05."""
+GROWTH = 3.0
+"""Signal and squared gradients of a stretch may grow or shrink by this factor."""
+DISTANCE = 0.25
+"""Of two independent inputs at least this share of the squared distance must be left."""
+_ORDER = 64  # Hermite coefficients of an activation
+_CENTRING = ("centred", "shaped", "critical")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a rule does to a stretch of this depth.
+
+    Args:
+        signal: growth of a deviation of the second moment.
+        gradient: growth of squared gradients.
+        distance: what is left of the squared distance of two independent inputs, of 1.
+    """
+
+    signal: float
+    gradient: float
+    distance: float
+
+    @property
+    def holds(self) -> bool:
+        """Whether all three are kept."""
+        calm = self.signal <= GROWTH and 1 / GROWTH <= self.gradient <= GROWTH
+        return calm and self.distance >= DISTANCE
+
+    @property
+    def forward_and_back(self) -> bool:
+        """Whether signal and gradient are kept, the distance aside."""
+        return self.signal <= GROWTH and 1 / GROWTH <= self.gradient <= GROWTH
+
+    def __str__(self) -> str:
+        return (
+            f"signal x{self.signal:.3g}, gradient x{self.gradient:.3g}, "
+            f"{self.distance:.0%} of the distance of inputs"
+        )
+
+
+def judge(rule: LayerRule, act: Activation, depth: int) -> Verdict:
+    """What `depth` layers of a rule do: growth by its slopes, distance by its correlation map.
+
+    *Definition*: with normalised Hermite coefficients a_k of f at the operating point the
+    correlation map is C(c) = sum a_k^2 c^k / sum a_k^2, the sums from k = 1 where the rule centres
+    and from k = 0 where it does not; distance is 1 - C applied `depth` times to 0.
+
+    Example:
+        >>> from fanin.theory import rules
+        >>> from fanin.theory.activation import activation
+        >>> judge(rules.get("he")("relu"), activation("relu"), 1).distance > 0.6
+        True
+    """
+    mean, variance = rule.operating_point
+    powers = hermite_coefficients(act, _ORDER, mean, variance) ** 2
+    tail = max(float(rule.moments.second_moment) - powers.sum(), 0.0)
+    if rule.centre:
+        powers[0] = 0.0
+    total, correlation = powers.sum() + tail, 0.0
+    for _ in range(depth):
+        correlation = float(np.polynomial.polynomial.polyval(correlation, powers) / total)
+    return Verdict(float(abs(rule.slope) ** depth), float(rule.chi**depth), 1.0 - correlation)
+
+
+@dataclass(frozen=True)
+class _Decision:
+    """The rule of one plain stretch."""
+
+    rule: str
+    parameters: Mapping[str, Any]
+    stretch: Stretch
+
+
+@dataclass(frozen=True)
+class Auto:
+    """Second moments kept from weight to weight, branches scaled by depth, plain stretches judged.
+
+    Args:
+        plain: the rule for plain stretches: "auto" to judge, or the name of a rule.
+        parameters: of that rule.
+    """
+
+    plain: str = "auto"
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    needs_signal: bool = field(default=True, init=False)
+
+    @property
+    def name(self) -> str:
+        """The rule with its parameters."""
+        return spelled(self.plain, self.parameters)
+
+    @cached_property
+    def _activations(self) -> Activations:
+        return Activations()
+
+    @cached_property
+    def _decisions(self) -> dict[str, _Decision]:
+        return {}
+
+    def prepare(self, scene: Scene) -> tuple[Stretch, ...]:
+        """Decide plain stretches; describe the others."""
+        self._decisions.clear()
+        found = [self._plain(scene, members) for members in plain_stretches(scene)]
+        for decision in found:
+            self._decisions.update(dict.fromkeys(decision.stretch.weights, decision))
+        return (*(d.stretch for d in found), *_other_stretches(scene))
+
+    def choose(self, weight: Weight, scene: Scene) -> Choice | None:
+        """The choice for a weight, from what it reads."""
+        if weight.role == "recurrent":
+            if weight.use is None or weight.use.data is None:
+                return recurrent(weight, 1.0, "the layer below, of unit size at most")
+            second = scene.reads(weight).second_moment
+            return recurrent(weight, second or 1.0, f"an input of E[x^2] = {second:.4g}")
+        if weight.role in ("embedding", "position", "logit bias"):
+            return table(weight, scene)
+        if weight.tied:
+            return table(weight, scene, tied_std(weight, scene, HEAD))
+        if not weight.is_matrix:
+            return None
+        decision = self._decisions.get(weight.path)
+        if decision is not None and decision.rule in _CENTRING:
+            return self._centring(weight, scene, decision)
+        return self._moment(weight, scene)
+
+    # --- second moments ------------------------------------------------------------------------
+
+    def _moment(self, weight: Weight, scene: Scene) -> Choice:
+        """Var = target / (fan_in E[x^2])."""
+        reads = scene.reads(weight)
+        second = reads.second_moment if reads.second_moment > 0 else 1.0
+        target, why = _target(weight, scene)
+        source = weight.source
+        assert source is not None
+        name = self._shown(source.function) if source.function else described(weight)
+        reason = f"reads {name}, E[x^2] = {second:.4g}{why}"
+        std = math.sqrt(target / (weight.fans.fan_in * second))
+        return Choice("second_moment", reason, normal(std), reads.how)
+
+    def _shown(self, function: Function) -> str:
+        return self._activations.activation(function).name
+
+    # --- plain stretches -----------------------------------------------------------------------
+
+    def _plain(self, scene: Scene, members: list[Weight]) -> _Decision:
+        """The rule of one stretch, and why."""
+        functions = {
+            self._activations.activation(w.source.function): w.source.function
+            for w in members
+            if w.source is not None and w.source.before == "weight" and w.source.function
+        }
+        paths = tuple(w.path for w in members)
+        depth = _depth(members)
+        if not functions:
+            return _Decision("second_moment", {}, _stretch(paths, "second_moment", "linear"))
+        if self.plain not in ("auto", "second_moment"):
+            parameters = dict(self.parameters)
+            if self.plain == "shaped":
+                parameters.setdefault("depth", depth)
+            reason = f"as asked, {_layers(depth)} of {_listed(functions)}"
+            return _Decision(self.plain, parameters, _stretch(paths, self.plain, reason))
+        if self.plain == "second_moment":
+            return _Decision("second_moment", {}, _stretch(paths, "second_moment", "as asked"))
+        found = {
+            name: self._judged(name, functions, depth)
+            for name in ("second_moment", "shaped", "centred")
+        }
+        shown = f"{_layers(depth)} of {_listed(functions)}"
+        return self._pick(scene, members, paths, depth, found, shown)
+
+    def _pick(
+        self,
+        scene: Scene,
+        members: list[Weight],
+        paths: tuple[str, ...],
+        depth: int,
+        found: Mapping[str, Verdict | None],
+        shown: str,
+    ) -> _Decision:
+        """The first rule that keeps everything; without biases or with padding what can be had."""
+        plain = found["second_moment"]
+        if plain is not None and plain.holds:
+            stretch = _stretch(paths, "second_moment", f"{shown}: keeps {plain}")
+            return _Decision("second_moment", {}, stretch)
+        lost = f"second_moment: {plain}" if plain is not None else "second_moment does not apply"
+        missing = next((w.path for w in members if _lacks_bias(w, scene)), None)
+        padded = any(_is_padded(w, scene) for w in members)
+        if missing is not None:
+            reason = f"{shown}; {lost}; {missing} has no bias to centre with"
+            return _Decision("second_moment", {}, _stretch(paths, "second_moment", reason))
+        if padded and plain is not None and plain.forward_and_back:
+            reason = f"{shown}; {lost}; zero padding would undo a centring bias at the border"
+            return _Decision("second_moment", {}, _stretch(paths, "second_moment", reason))
+        for name in ("shaped", "centred"):
+            verdict = found[name]
+            if verdict is not None and verdict.holds:
+                parameters = {"depth": depth} if name == "shaped" else {}
+                reason = f"{shown}: keeps {verdict}; {lost}"
+                return _Decision(name, parameters, _stretch(paths, name, reason))
+        reason = f"{shown}; {lost}; no rule by weights and biases alone does better"
+        return _Decision("second_moment", {}, _stretch(paths, "second_moment", reason))
+
+    def _judged(
+        self, name: str, functions: Mapping[Activation, Function], depth: int
+    ) -> Verdict | None:
+        """What a rule does to the stretch: the worst over its activations; None if it fails."""
+        parameters = {"depth": depth} if name == "shaped" else {}
+        verdicts = []
+        for act, function in functions.items():
+            try:
+                rule = self._activations.rule(name, function, **parameters)
+                verdicts.append(judge(rule, act, depth))
+            except FaninError:
+                return None
+        return min(verdicts, key=lambda v: (v.holds, v.distance))
+
+    def _centring(self, weight: Weight, scene: Scene, decision: _Decision) -> Choice:
+        """b = beta - E[x] sum W, and the variance that gives the next activation its own."""
+        source = weight.source
+        assert source is not None
+        reads, after = scene.reads(weight), self._after(weight, scene, decision)
+        beta, noise = (after.bias, math.sqrt(after.bias_variance)) if after else (0.0, 0.0)
+        if source.function is None or source.before != "weight":
+            second = reads.second_moment if reads.second_moment > 0 else 1.0
+            target = HEAD if weight.role == "head" else after.first_variance if after else 1.0
+            std = math.sqrt(target / (weight.fans.fan_in * second))
+            reason = f"reads {described(weight)}, E[x^2] = {second:.4g}"
+            return Choice(decision.rule, reason, normal(std), reads.how, beta, noise)
+        rule = self._solved(weight, source.function, decision)
+        shown, centre = self._shown(source.function), rule.centre
+        if weight.role == "head" and _lacks_bias(weight, scene, head=True):
+            std = math.sqrt(HEAD / (weight.fans.fan_in * reads.second_moment))
+            return Choice(decision.rule, f"reads {shown}, no bias", normal(std), reads.how)
+        spread, how = float(rule.moments.variance), rule.exactness
+        if source.pooled:
+            centre, spread, how = reads.mean, reads.variance, reads.how
+        variance = rule.weight_variance_times_fan_in * float(rule.moments.variance)
+        if weight.role == "head":
+            variance, beta, noise = HEAD, 0.0, 0.0
+        elif after is not None and after.activation != rule.activation:
+            variance = after.operating_point.variance
+        std = math.sqrt(variance / (weight.fans.fan_in * spread))
+        reason = f"reads {shown} - {centre:.4g}, variance {spread:.4g}"
+        return Choice(decision.rule, reason, normal(std), how, beta, noise, centre)
+
+    def _solved(self, weight: Weight, function: Function, decision: _Decision) -> LayerRule:
+        """The stretch's rule for a function that one of its weights reads."""
+        return solved(self._activations, weight, decision.rule, function, decision.parameters)
+
+    def _after(self, weight: Weight, scene: Scene, decision: _Decision) -> LayerRule | None:
+        """The rule of the activation that reads this weight's output; None behind the last."""
+        for path in scene.by_stretch.get(weight.path, ()):
+            source = scene.weights[path].source
+            if source is not None and source.function is not None:
+                return self._solved(weight, source.function, decision)
+        return None
+
+
+def plain_stretches(scene: Scene) -> list[list[Weight]]:
+    """Runs of matrices joined by activations alone, outside of residual branches."""
+    group: dict[str, list[str]] = {}
+    for weight in scene.weights.values():
+        if not weight.is_matrix or weight.join is not None or weight.tied:
+            continue
+        before = weight.source.weight if weight.source is not None else None
+        linked = weight.source is not None and weight.source.before == "weight"
+        members = group.get(before, []) if linked and before is not None else []
+        members.append(weight.path)
+        group[weight.path] = members
+    runs = list({id(members): members for members in group.values()}.values())
+    return [[scene.weights[path] for path in run] for run in runs if len(run) > 1]
+
+
+def _other_stretches(scene: Scene) -> list[Stretch]:
+    """One line for each residual stream, and for recurrent layers."""
+    found: dict[int, list[Weight]] = {}
+    for weight in scene.weights.values():
+        if weight.join is not None and weight.is_matrix:
+            found.setdefault(weight.join.stream, []).append(weight)
+    stretches = []
+    for members in found.values():
+        n = members[0].branches
+        normed = [w for w in members if w.end is not None and w.end.normed]
+        scaled = [w for w in members if w.end is not None and w.end.scaled]
+        reason = f"{n} branches; the last projection of each carries 1/sqrt({n}), once"
+        if normed:
+            reason = f"{n} branches, whose size the norm behind the last projection sets"
+        elif scaled:
+            reason = f"{n} branches, whose size a learned scale sets"
+        paths = tuple(w.path for w in members)
+        stretches.append(Stretch(paths, "residual", "second_moment", reason))
+    recurrent_paths = tuple(w.path for w in scene.weights.values() if w.role == "recurrent")
+    if recurrent_paths:
+        reason = "gates from the input at unit variance, orthogonal from the state"
+        stretches.append(Stretch(recurrent_paths, "recurrent", "lecun, orthogonal", reason))
+    return stretches
+
+
+def _target(weight: Weight, scene: Scene) -> tuple[float, str]:
+    """The second moment that a weight's output should have, and why."""
+    if weight.role == "head":
+        return HEAD, f"; head, outputs of variance {HEAD:g}"
+    share, why = branch_share(weight)
+    if weight.end is None or weight.end.normed or weight.end.scaled:
+        return 1.0, why
+    stream = scene.moment(weight.end.join.skip)
+    return share * (stream if stream is not None and stream > 0 else 1.0), why
+
+
+def _depth(members: list[Weight]) -> int:
+    """The largest number of activations on a way through a stretch."""
+    depth: dict[str, int] = {}
+    for weight in members:
+        source = weight.source
+        assert source is not None
+        before = depth.get(source.weight or "", 0)
+        linked = source.before == "weight" and source.function is not None
+        depth[weight.path] = before + int(linked)
+    return max(depth.values())
+
+
+def _stretch(paths: tuple[str, ...], rule: str, reason: str) -> Stretch:
+    return Stretch(paths, "plain", rule, reason)
+
+
+def _layers(depth: int) -> str:
+    return f"{depth} nonlinear layer{'s' if depth > 1 else ''}"
+
+
+def _listed(functions: Mapping[Activation, Function]) -> str:
+    return ", ".join(act.name for act in functions)
+
+
+def _lacks_bias(weight: Weight, scene: Scene, *, head: bool = False) -> bool:
+    """Whether a weight of a stretch has no bias of its own; a head can do without."""
+    return (head or weight.role != "head") and weight.path not in scene.biases
+
+
+def _is_padded(weight: Weight, scene: Scene) -> bool:
+    """Whether an operation pads what an activation made with zeros."""
+    assert weight.use is not None
+    node = weight.use.node
+    if node.name != "convolution" or weight.source is None or weight.source.function is None:
+        return False
+    return any(node["padding"]) and not node["transposed"]

@@ -1,0 +1,106 @@
+"""What a method answers for one parameter, and the methods that need no theory."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from fanin import draw
+from fanin.planning.plan import LEFT_ALONE, Stretch, Values
+from fanin.planning.roles import Scene, Weight
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What one parameter gets.
+
+    Args:
+        rule: name of the rule.
+        reason: why, in one line.
+        values: what is drawn; None to leave it alone.
+        exactness: how the numbers were obtained.
+        bias: the constant of the layer's bias.
+        bias_std: the standard deviation of the bias about that.
+        centre: mean of what the layer reads, to be taken out by its bias.
+        lr: factor on the learning rate.
+    """
+
+    rule: str
+    reason: str
+    values: Values | None = None
+    exactness: str = "closed form"
+    bias: float = 0.0
+    bias_std: float = 0.0
+    centre: float = 0.0
+    lr: float = 1.0
+
+    @property
+    def plain_bias(self) -> bool:
+        """Whether the layer's bias is 0."""
+        return self.bias == self.bias_std == self.centre == 0.0
+
+
+class Method(Protocol):
+    """A way to choose: a rule by name, a recipe, patterns of them."""
+
+    @property
+    def name(self) -> str:
+        """How it prints, such as "gpt2(std=0.02)"."""
+
+    @property
+    def needs_signal(self) -> bool:
+        """Whether `choose` asks what a weight reads."""
+
+    def prepare(self, scene: Scene) -> tuple[Stretch, ...]:
+        """Look at the whole network first; what was decided for whole stretches."""
+
+    def choose(self, weight: Weight, scene: Scene) -> Choice | None:
+        """The choice for one parameter; None where the method says nothing of it."""
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """One distribution, whatever the parameter does."""
+
+    values: Values
+    needs_signal: bool = field(default=False, init=False)
+
+    @property
+    def name(self) -> str:
+        """The distribution."""
+        return repr(self.values)
+
+    def prepare(self, scene: Scene) -> tuple[Stretch, ...]:
+        """Nothing to look at."""
+        return ()
+
+    def choose(self, weight: Weight, scene: Scene) -> Choice:
+        """The distribution."""
+        return Choice("given", "as asked", self.values)
+
+
+@dataclass(frozen=True)
+class Keep:
+    """Leave alone."""
+
+    name: str = "keep"
+    needs_signal: bool = field(default=False, init=False)
+
+    def prepare(self, scene: Scene) -> tuple[Stretch, ...]:
+        """Nothing to look at."""
+        return ()
+
+    def choose(self, weight: Weight, scene: Scene) -> Choice:
+        """No values."""
+        return Choice(LEFT_ALONE, "as asked")
+
+
+def normal(std: float) -> draw.Normal:
+    """N(0, std^2)."""
+    return draw.Normal(0.0, std)
+
+
+def uniform(std: float) -> draw.Uniform:
+    """The uniform distribution of mean 0 with this standard deviation."""
+    return draw.Uniform(-math.sqrt(3) * std, math.sqrt(3) * std)

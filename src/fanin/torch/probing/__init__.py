@@ -1,0 +1,1 @@
+"""What one forward and one backward pass show: measured, and put beside the theory."""

@@ -1,0 +1,1 @@
+"""Who wrote each tensor, what was asked of it, and what it holds now."""

@@ -1,0 +1,1 @@
+"""What a model is: its operations and parameters, recorded without touching it."""

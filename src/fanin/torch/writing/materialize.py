@@ -1,0 +1,361 @@
+"""From the meta device to memory: every tensor gets its values, or the call is an error."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from fanin.draw import canonical_name
+from fanin.errors import ArgumentError, ArgumentTypeError, PlanError, UninitializedError
+from fanin.planning.names import near
+from fanin.planning.plan import Centre, Plan, Values
+from fanin.torch.fans import row_sums_by
+from fanin.torch.writing.progress import progress
+from fanin.torch.writing.rebuild import rebuilt
+from fanin.torch.writing.resetting import reset, resetter
+from fanin.torch.writing.shard import local, regions
+from fanin.torch.writing.write import refuse_placeholder, write_
+
+Source = Plan | Mapping[str, Values] | None
+Chosen = Mapping[str, tuple[Values, str, Centre | None]]  # what, of which stream, less what
+
+
+@dataclass
+class Slot:
+    """One tensor that has no memory yet, in every place of the model where it stands.
+
+    Attributes:
+        name: its first name in the model, without wrappers' parts.
+        places: modules, and the key in each, that share it.
+        meta: the tensor without memory.
+        buffer: whether it is a buffer.
+        names: every name that reaches it.
+    """
+
+    name: str
+    places: list[tuple[nn.Module, str]]
+    meta: torch.Tensor
+    buffer: bool
+    names: list[str] = field(default_factory=list)
+
+    @property
+    def tensor(self) -> torch.Tensor:
+        """What stands in the model now."""
+        module, key = self.places[0]
+        found = (module._buffers if self.buffer else module._parameters)[key]
+        assert found is not None
+        return found
+
+    def put(self, tensor: torch.Tensor) -> None:
+        """Put one tensor in every place."""
+        for module, key in self.places:
+            (module._buffers if self.buffer else module._parameters)[key] = tensor
+
+
+@dataclass(frozen=True)
+class Materialized:
+    """Where the values of each tensor came from, by name.
+
+    Example:
+        >>> print(Materialized({"fc.weight": "Normal(mean=0.0, std=0.5)"}))
+        fc.weight  Normal(mean=0.0, std=0.5)
+    """
+
+    sources: Mapping[str, str]
+
+    def __str__(self) -> str:
+        width = max((len(name) for name in self.sources), default=0)
+        return "\n".join(f"{name:<{width}}  {source}" for name, source in self.sources.items())
+
+
+def materialize_(
+    model: nn.Module,
+    device: torch.device | str = "cpu",
+    plan: Source = None,
+    *,
+    seed: int = 0,
+    rename: Callable[[str], str] | None = None,
+) -> Materialized:
+    """Give every tensor of a model that is on the meta device memory and its values.
+
+    A tensor that the plan names is drawn as the plan says. The others get what their module's own
+    `reset_parameters` gives them, with the same distributions, drawn from streams by name; what
+    that leaves open, such as frequency tables, is had back by constructing the module again, if its
+    arguments are still known. Tensors that already have memory stay as they are. Sharded
+    tensors (DTensor, FSDP2) are drawn in place, each rank its own part, before or after
+    `fully_shard`. If anything is left without a value, the model stays as it was.
+
+    Args:
+        model: with parameters or buffers on meta.
+        device: where they go; for sharded tensors, the type of their mesh (or "cpu" under CPU
+            offload).
+        plan: a `Plan`, or distributions by name or pattern (the first that matches counts), or
+            None for the modules' own.
+        seed: of the streams, in [0, 2^64).
+        rename: from a name here to the name in the whole model, for pipeline stages whose layers
+            are numbered anew.
+
+    Returns:
+        For each tensor where its values came from.
+
+    Raises:
+        UninitializedError: tensors that nothing gives a value, with the class that owns them.
+        PlanError: a name or pattern that matches no tensor of the model.
+        ArgumentError: nothing is on meta.
+
+    Example:
+        >>> from fanin import draw
+        >>> with torch.device("meta"):
+        ...     model = nn.Sequential(nn.Linear(8, 4), nn.LayerNorm(4))
+        >>> print(materialize_(model, plan={"0.weight": draw.Normal(std=0.5)}))
+        0.weight  Normal(mean=0.0, std=0.5)
+        0.bias    Linear.reset_parameters
+        1.weight  LayerNorm.reset_parameters
+        1.bias    LayerNorm.reset_parameters
+    """
+    if not isinstance(model, nn.Module):
+        raise ArgumentTypeError(
+            "materialize_(model)", expected="an nn.Module", got=type(model).__name__
+        )
+    tensors = [t._replace(name=(rename or str)(t.name)) for t in _tensors(model)]
+    slots = _slots(t for t in tensors if local(t.tensor).is_meta)
+    if tensors and not slots:
+        raise ArgumentError(
+            "materialize_(model)",
+            expected="a model with tensors on the meta device",
+            got="one whose tensors all have memory",
+            fix="use fanin.init_ to initialise it",
+        )
+    _check_patterns(plan, [t.name for t in tensors])
+    return Materialized(_fill(dict(model.named_modules()), slots, plan, device, seed))
+
+
+def fill_own_(
+    module: nn.Module, path: str, plan: Source, device: torch.device | str | None, seed: int
+) -> None:
+    """`materialize_` for the tensors of one module without its children.
+
+    Args:
+        module: the module.
+        path: its path in the whole model.
+        plan: of the whole model.
+        device: where the tensors go; None for tensors that have memory, which are written again.
+        seed: of the streams.
+    """
+    tensors = _tensors(module, path, recurse=False)
+    slots = _slots(t for t in tensors if device is None or local(t.tensor).is_meta)
+    _fill({path: module}, slots, plan, device, seed)
+
+
+class _Entry(NamedTuple):
+    """One tensor in one place of a model."""
+
+    name: str
+    module: nn.Module
+    key: str
+    tensor: torch.Tensor
+    buffer: bool
+
+
+def _tensors(model: nn.Module, prefix: str = "", recurse: bool = True) -> Iterator[_Entry]:
+    """Every tensor in every place."""
+    for path, module in model.named_modules(prefix=prefix) if recurse else [(prefix, model)]:
+        for buffer, entries in ((False, module._parameters), (True, module._buffers)):
+            for key, tensor in entries.items():
+                if tensor is not None:
+                    name = canonical_name(f"{path}.{key}" if path else key)
+                    _refuse_shapeless(name, module, tensor)
+                    yield _Entry(name, module, key, tensor, buffer)
+
+
+def _refuse_shapeless(name: str, module: nn.Module, tensor: torch.Tensor) -> None:
+    """Raise for a tensor that stands for another, of a shape that it does not have yet."""
+    where = f"materialize_({name})"
+    if hasattr(tensor, "ds_shape"):
+        refuse_placeholder(where, tensor)
+    if isinstance(tensor, nn.parameter.UninitializedTensorMixin):
+        raise UninitializedError(
+            where,
+            expected="a tensor with a shape",
+            got=f"a lazy one of {type(module).__name__}",
+            fix="run one forward pass first",
+        )
+
+
+def _slots(entries: Iterable[_Entry]) -> list[Slot]:
+    """The tensors, each once."""
+    found: dict[int, Slot] = {}
+    for name, module, key, tensor, buffer in entries:
+        slot = found.setdefault(id(tensor), Slot(name, [], tensor, buffer))
+        slot.places.append((module, key))
+        slot.names.append(name)
+    return list(found.values())
+
+
+def _check_patterns(plan: Source, known: list[str]) -> None:
+    """Refuse a plan of another kind, and a pattern that matches nothing."""
+    if plan is None or isinstance(plan, Plan):
+        return
+    if not isinstance(plan, Mapping):
+        raise ArgumentTypeError(
+            "materialize_(plan)",
+            expected="a Plan, distributions by name, or None",
+            got=type(plan).__name__,
+        )
+    unmatched = [rule for rule in plan if not fnmatch.filter(known, rule)]
+    if unmatched:
+        raise PlanError(
+            f"materialize_(plan={{{unmatched[0]!r}: ...}})",
+            expected="a name or pattern of the model's tensors",
+            got=f"0 of {len(known)} tensors matched",
+            fix=near(unmatched[0], known),
+        )
+
+
+def _chosen(plan: Source, slots: list[Slot]) -> Chosen:
+    """What the plan draws for each slot that it covers, and what a bias subtracts from that."""
+    if plan is None:
+        return {}
+    if isinstance(plan, Plan):
+        rows = {canonical_name(n): row for row in plan.rows for n in (row.path, *row.names)}
+        found = {s.name: rows[n] for s in slots for n in reversed(s.names) if n in rows}
+        return {k: (r.values, r.path, r.centre) for k, r in found.items() if r.values is not None}
+    chosen: dict[str, tuple[Values, str, Centre | None]] = {}
+    for slot in slots:
+        matching = (r for r in plan if any(fnmatch.fnmatchcase(n, r) for n in slot.names))
+        rule = next(matching, None)
+        if rule is not None:
+            chosen[slot.name] = plan[rule], slot.name, None
+    return chosen
+
+
+def _fill(
+    modules: Mapping[str, nn.Module],
+    slots: list[Slot],
+    plan: Source,
+    device: torch.device | str | None,
+    seed: int,
+) -> dict[str, str]:
+    """Allocate, fill, and see to it that nothing is left over; else all is as it was."""
+    chosen = _chosen(plan, slots)
+    try:
+        with torch.no_grad():
+            for slot in slots:
+                if device is not None:
+                    slot.put(_allocated(slot.meta, device))
+            sources = _filled(modules, slots, chosen, seed)
+            _refuse_missing([slot for slot in slots if slot.name not in sources])
+    except BaseException:
+        for slot in slots:
+            slot.put(slot.meta)
+        raise
+    return {slot.name: sources[slot.name] for slot in slots}
+
+
+def _filled(
+    modules: Mapping[str, nn.Module], slots: list[Slot], chosen: Chosen, seed: int
+) -> dict[str, str]:
+    """Fill what can be filled, and say from where."""
+    sources: dict[str, str] = {}
+    _fill_by_modules(modules, slots, chosen, seed, sources)
+    drawn = [slot for slot in slots if slot.name in chosen]
+    with progress(sum(local(slot.tensor).numel() for slot in drawn)) as advance:
+        for slot in drawn:
+            values, stream, _ = chosen[slot.name]
+            write_(slot.tensor, values, seed=seed, name=stream)
+            sources[slot.name] = f"{values}"
+            advance(local(slot.tensor).numel())
+    _centre({name: slot for slot in slots for name in slot.names}, chosen)
+    return sources
+
+
+def _refuse_missing(missing: list[Slot]) -> None:
+    """Raise for tensors that nothing gave a value."""
+    if missing:
+        lines = [f"{slot.name} of {type(slot.places[0][0]).__name__}" for slot in missing]
+        raise UninitializedError(
+            "materialize_(model)",
+            expected="a value for every tensor",
+            got=f"none for {len(lines)}: {', '.join(lines)}",
+            fix="name them in the plan, or give their class a reset_parameters method",
+        )
+
+
+def _allocated(meta: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Memory of the same kind as a meta tensor; a Parameter's attributes are kept."""
+    new = torch.empty_like(meta, device=device)
+    if isinstance(meta, nn.Parameter):
+        new = nn.Parameter(new, requires_grad=meta.requires_grad)
+    new.__dict__.update({k: v for k, v in vars(meta).items() if k not in vars(new)})
+    return new
+
+
+def _fill_by_modules(
+    modules: Mapping[str, nn.Module],
+    slots: list[Slot],
+    chosen: Chosen,
+    seed: int,
+    sources: dict[str, str],
+) -> None:
+    """What the modules themselves know of tensors that are not chosen, children before parents."""
+    owned: dict[int, list[tuple[str, Slot]]] = {}
+    for slot in slots:
+        if slot.name not in chosen:
+            _poison(slot.tensor)
+            for module, key in slot.places:
+                owned.setdefault(id(module), []).append((key, slot))
+    names = {slot.name: slot.tensor for slot in slots}
+    for path, module in reversed(list(modules.items())):
+        own, method = owned.get(id(module), []), resetter(module)
+        if own and method is not None:
+            reset(method, names, seed, canonical_name(path))
+            for _, slot in own:
+                if not _poisoned(slot.tensor):
+                    sources[slot.name] = f"{type(module).__name__}.{method.__name__}"
+        open_ = [(key, slot) for key, slot in own if slot.name not in sources]
+        values = rebuilt(module) if open_ else {}
+        for key, slot in open_:
+            if key in values:
+                _copy(slot.tensor, values[key])
+                sources[slot.name] = f"{type(module).__name__}.__init__"
+
+
+def _centre(slots: Mapping[str, Slot], chosen: Chosen) -> None:
+    """What biases subtract to cancel the mean of what their layers read."""
+    for name, (_, _, centre) in chosen.items():
+        if centre is not None:
+            bias, weight = slots[name].tensor, slots[centre.weight].tensor
+            sums = row_sums_by(weight, centre.axes, centre.groups, centre.shared_by)
+            bias.copy_(bias.double() - centre.mean * sums.reshape(bias.shape))
+
+
+def _copy(tensor: torch.Tensor, values: torch.Tensor) -> None:
+    """Put whole values where a rank holds its part of them."""
+    for region in regions(tensor):
+        local(tensor)[region.local].copy_(values[region.whole])
+
+
+def _poison(tensor: torch.Tensor) -> None:
+    """Fill memory with a pattern that no module writes: NaN, or a large odd integer."""
+    storage = local(tensor).untyped_storage()
+    if storage.nbytes():
+        storage.fill_(_pattern(tensor))
+
+
+def _pattern(tensor: torch.Tensor) -> int:
+    return 0xFF if tensor.is_floating_point() or tensor.is_complex() else 0x5A
+
+
+def _poisoned(tensor: torch.Tensor) -> bool:
+    """Whether any element still has the pattern."""
+    mine = local(tensor).detach()
+    for part in mine.contiguous().view(-1).split(2**22):
+        rows = part.view(torch.uint8).view(-1, mine.element_size())
+        if bool((rows == _pattern(tensor)).all(1).any()):
+            return True
+    return False

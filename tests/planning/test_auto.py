@@ -1,0 +1,315 @@
+"""`auto` and the rules by name: right numbers per weight, right rule per stretch."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from tests.planning import networks as net
+from torch import nn
+
+import fanin
+from fanin import draw
+from fanin.errors import NotCoveredError
+from fanin.planning.auto import judge
+from fanin.planning.plan import Plan
+from fanin.theory import rules
+from fanin.theory.activation import activation
+
+
+def planned(model: nn.Module, inputs: object, rule: object = "auto") -> Plan:
+    return fanin.plan(model, inputs, rule)
+
+
+def scaled(plan: Plan, path: str) -> float:
+    """Variance times fan-in of a weight."""
+    row = plan[path]
+    assert row.std is not None
+    assert row.fan_in is not None
+    return row.std**2 * row.fan_in
+
+
+# --- rules by name -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("rule", "f", "first", "hidden"),
+    [
+        ("he", nn.ReLU(), 1.0, 2.0),
+        ("he", nn.LeakyReLU(0.2), 1.0, 2 / 1.04),
+        ("lecun", nn.Tanh(), 1.0, 1.0),
+        ("kumar", nn.Sigmoid(), 1.0, 12.8),
+        ("second_moment", nn.Tanh(), 1.0, 2.536175433),
+        ("second_moment", nn.Mish(), 1.0, 1.48684758**2),
+        ("backward", nn.GELU(), 1.0, 2.193699904),
+        ("centred", nn.Sigmoid(), 1.0, 23.052610),
+    ],
+)
+def test_a_rule_by_name(rule: str, f: nn.Module, first: float, hidden: float) -> None:
+    plan = planned(net.mlp(2, f), fanin.spec((8, 20)), rule)
+    assert scaled(plan, "0.weight") == pytest.approx(first, rel=1e-6)
+    expected = hidden * 64 / plan["2.weight"].fan_in  # square, so every fan is the same
+    assert scaled(plan, "2.weight") == pytest.approx(expected, rel=2e-4)
+
+
+def test_xavier_counts_both_fans() -> None:
+    plan = planned(net.mlp(2, nn.Tanh()), fanin.spec((8, 20)), "xavier")
+    assert plan["0.weight"].std == pytest.approx(math.sqrt(2 / 84))
+
+
+def test_a_rule_that_does_not_cover_names_the_weight() -> None:
+    with pytest.raises(NotCoveredError, match=r"plan\(2.weight\)"):
+        planned(net.mlp(2, nn.SELU()), fanin.spec((8, 20)), "kumar")
+
+
+def test_shaped_by_name_is_the_theory_of_that_depth() -> None:
+    plan = planned(net.mlp(30, nn.GELU()), fanin.spec((8, 20)), "shaped")
+    rule = rules.get("shaped")("gelu", depth=30)
+    assert scaled(plan, "2.weight") == pytest.approx(rule.weight_variance_times_fan_in, rel=1e-9)
+    assert scaled(plan, "0.weight") == pytest.approx(rule.operating_point.variance, rel=1e-9)
+    bias = plan["2.bias"]
+    assert bias.values == draw.Constant(rule.bias)
+    assert bias.centre is not None
+    assert (bias.centre.weight, bias.centre.mean) == ("2.weight", rule.centre)
+    assert plan["0.bias"].centre is None
+    assert plan["0.bias"].mean == pytest.approx(rule.bias)
+    assert plan["60.bias"].mean == 0.0
+
+
+def test_critical_draws_biases() -> None:
+    parameters = {"criterion": "edge_of_chaos", "bias_variance": 0.09}
+    rule = rules.get("critical")("tanh", **parameters)
+    plan = planned(net.mlp(3, nn.Tanh()), fanin.spec((8, 20)), {"rule": "critical", **parameters})
+    assert scaled(plan, "2.weight") == pytest.approx(rule.weight_variance_times_fan_in, rel=1e-9)
+    assert scaled(plan, "2.weight") == pytest.approx(1.9476546317)  # the published edge of chaos
+    assert plan["2.bias"].std == pytest.approx(0.3)
+    assert plan["6.bias"].std == 0.0
+
+
+def test_unlike_activations_hand_over_their_operating_points() -> None:
+    model = nn.Sequential(
+        nn.Linear(20, 64), nn.GELU(), nn.Linear(64, 64), nn.Sigmoid(), nn.Linear(64, 9)
+    )
+    plan = planned(model, fanin.spec((8, 20)), {"rule": "shaped", "depth": 20})
+    gelu, sigmoid = (rules.get("shaped")(f, depth=20) for f in ("gelu", "sigmoid"))
+    expected = sigmoid.operating_point.variance / float(gelu.moments.variance)
+    assert scaled(plan, "2.weight") == pytest.approx(expected, rel=1e-9)
+    assert plan["2.bias"].mean == pytest.approx(sigmoid.bias)
+    assert plan["2.bias"].centre is not None
+    assert plan["2.bias"].centre.mean == pytest.approx(gelu.centre)
+
+
+# --- auto: plain stretches -----------------------------------------------------------------------
+
+
+def test_the_verdict_is_what_the_maps_do() -> None:
+    """Against iterating the closed correlation map of ReLU (Cho and Saul 2009) and its slopes."""
+    c = 0.0
+    for _ in range(4):
+        c = (math.sqrt(1 - c * c) + (math.pi - math.acos(c)) * c) / math.pi
+    found = judge(rules.get("he")("relu"), activation("relu"), 4)
+    assert found.distance == pytest.approx(1 - c, abs=2e-3)
+    assert (found.signal, found.gradient) == pytest.approx((1.0, 1.0))
+    shaped = judge(rules.get("shaped")("relu", depth=50), activation("relu"), 50)
+    assert shaped.gradient == pytest.approx(1.5, rel=1e-6)
+    assert shaped.holds
+
+
+@pytest.mark.parametrize(
+    ("depth", "f", "rule"),
+    [
+        (2, nn.ReLU(), "second_moment"),
+        (30, nn.ReLU(), "shaped"),
+        (3, nn.Tanh(), "second_moment"),
+        (40, nn.Tanh(), "shaped"),
+        (20, nn.Sigmoid(), "shaped"),
+        (50, nn.SiLU(), "shaped"),
+    ],
+)
+def test_the_rule_of_a_plain_stretch(depth: int, f: nn.Module, rule: str) -> None:
+    plan = planned(net.mlp(depth, f), fanin.spec((8, 20)))
+    assert [s.rule for s in plan.stretches] == [rule]
+    assert plan.stretches[0].weights[0] == "0.weight"
+    assert f"{depth} nonlinear layers" in plan.stretches[0].reason
+
+
+def test_without_biases_nothing_is_centred() -> None:
+    layers = [m for _ in range(30) for m in (nn.Linear(32, 32, bias=False), nn.GELU())]
+    plan = planned(nn.Sequential(*layers), fanin.spec((4, 32)))
+    assert plan.stretches[0].rule == "second_moment"
+    assert plan.stretches[0].reason.endswith("0.weight has no bias to centre with")
+
+
+def test_zero_padding_is_reckoned_with() -> None:
+    layers = [m for _ in range(20) for m in (nn.Conv2d(8, 8, 3, padding=1), nn.ReLU())]
+    plan = planned(nn.Sequential(*layers), fanin.spec((2, 8, 10, 10)))
+    assert plan.stretches[0].rule == "second_moment"
+    assert "zero padding" in plan.stretches[0].reason
+    assert plan["0.weight"].fan_in == pytest.approx(8 * (28 / 10) ** 2)
+
+
+def test_real_inputs_are_measured() -> None:
+    x = 3.0 + torch.randn(64, 20, generator=torch.Generator().manual_seed(0))
+    plan = planned(net.mlp(2, nn.ReLU()), x)
+    assert scaled(plan, "0.weight") == pytest.approx(1 / x.pow(2).mean().item(), rel=1e-5)
+    assert not any("N(0, 1)" in note for note in plan.notes)
+
+
+# --- auto: what is written does what was planned -------------------------------------------------
+
+
+def moments_of(model: nn.Module, x: object, kinds: tuple[type[nn.Module], ...]) -> dict[str, float]:
+    """Mean square of what each layer of some kinds makes."""
+    found: dict[str, float] = {}
+    handles = [
+        m.register_forward_hook(
+            lambda _m, _x, y, name=name: found.__setitem__(name, y.pow(2).mean().item())
+        )
+        for name, m in model.named_modules()
+        if isinstance(m, kinds)
+    ]
+    with torch.no_grad():
+        model(x)
+    for handle in handles:
+        handle.remove()
+    return found
+
+
+def test_second_moments_of_a_perceptron_are_one() -> None:
+    torch.manual_seed(0)
+    model, x = net.mlp(4, nn.GELU(), 512, 256, 10), torch.randn(128, 256)
+    runs = []
+    for seed in range(4):
+        fanin.init_(model, x, "second_moment", seed=seed)
+        runs.append(list(moments_of(model, x, (nn.Linear,)).values()))
+    mean, error = np.mean(runs, 0), np.std(runs, 0, ddof=1) / 2
+    assert np.all(np.abs(mean[:-1] - 1) < 4 * error[:-1] + 0.03)
+    assert abs(mean[-1] - 0.1) < 4 * error[-1] + 0.01
+
+
+def test_a_residual_stream_grows_by_less_than_two() -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(*[net.Block() for _ in range(16)]), torch.randn(4, 16, 64)
+    plan = fanin.init_(model, x)
+    with torch.no_grad():
+        assert model(x).pow(2).mean().sqrt() < 2 * x.pow(2).mean().sqrt()
+    ends = [plan[f"{i}.{n}.weight"] for i in range(16) for n in ("o", "w2")]
+    assert all("1/sqrt(32)" in row.reason for row in ends)
+    assert "1/sqrt" not in plan["3.w3.weight"].reason
+    assert [s.kind for s in plan.stretches] == ["residual"]
+
+
+def test_branches_without_norm_are_scaled_and_with_norm_are_not() -> None:
+    x = fanin.spec((4, 3, 12, 12))
+    plain, normed = (planned(net.resnet(4, norm=n), x) for n in (False, True))
+    ratio = scaled(plain, "1.c2.weight") / scaled(normed, "1.c2.weight")
+    assert ratio == pytest.approx(1 / 4, rel=0.1)
+    assert "a norm sets its scale" in normed["1.c2.weight"].reason
+
+
+@pytest.mark.parametrize("words", [500, 5000])
+def test_the_loss_of_a_tied_head_starts_near_the_logarithm(words: int) -> None:
+    torch.manual_seed(0)
+    model, x = net.Tied(words, 256), torch.randint(0, words, (8, 32))
+    fanin.init_(model, x)
+    with torch.no_grad():
+        loss = F.cross_entropy(model(x).flatten(0, 1), torch.randint(0, words, (256,))).item()
+    assert loss == pytest.approx(math.log(words), rel=0.05)
+
+
+@pytest.mark.parametrize("model", [net.mlp(3, nn.ReLU()), net.mlp(30, nn.Sigmoid())])
+def test_the_loss_of_a_classifier_starts_near_the_logarithm(model: nn.Module) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(512, 20)
+    fanin.init_(model, x)
+    with torch.no_grad():
+        loss = F.cross_entropy(model(x), torch.randint(0, 10, (512,))).item()
+    assert loss == pytest.approx(math.log(10), abs=0.2)
+
+
+def test_an_embedding_has_unit_rows_after_the_models_own_factor() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.head = nn.Embedding(50, 64), nn.Linear(64, 5)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(self.table(x) * 8.0)
+
+    plan = planned(Scaled(), fanin.spec((2, 7), "int64", high=50))
+    assert plan["table.weight"].std == 1 / 8
+
+
+def test_recurrent_layers_gate_by_gate() -> None:
+    plan = planned(nn.LSTM(64, 32), fanin.spec((5, 3, 64)))
+    assert plan["weight_ih_l0"].std == pytest.approx(1 / 8)
+    assert plan["weight_hh_l0"].values == draw.Orthogonal(1.0, groups=4, keep="second_moment")
+    assert plan["bias_ih_l0"].mean == 0.25
+    assert plan["bias_hh_l0"].mean == 0.0
+
+
+def test_every_tensor_has_one_row_and_a_reason() -> None:
+    for model, x in (
+        (net.StateSpace(), fanin.spec((2, 5, 16))),
+        (net.resnet(3, norm=True), fanin.spec((2, 3, 12, 12))),
+        (net.Tied(), fanin.spec((2, 5), "int64", high=500)),
+    ):
+        plan = planned(model, x)
+        named = {n for n, _ in model.named_parameters()} | {n for n, _ in model.named_buffers()}
+        assert {row.path for row in plan} == named
+        assert len(plan) == len(named)
+        assert all(row.reason for row in plan)
+        assert all(row.exactness for row in plan if row.values is not None)
+
+
+def test_pooling_inside_a_centred_stretch_is_reckoned_with() -> None:
+    """The mean that a bias takes out behind max pooling is that of the pooled activations."""
+    torch.manual_seed(0)
+
+    def layer(before: int) -> list[nn.Module]:
+        return [nn.Conv2d(before, 64, 3), nn.Sigmoid()]
+
+    steps = [*layer(3), *layer(64), *layer(64), nn.MaxPool2d(2), *layer(64)]
+    model, x = nn.Sequential(*steps), torch.randn(16, 3, 16, 16)
+    plan = fanin.init_(model, x, "centred")
+    with torch.no_grad():
+        pooled = model[:7](x)
+        made = model[:8](x)
+    centre = plan["7.bias"].centre
+    assert centre is not None
+    assert centre.mean == pytest.approx(pooled.mean().item(), rel=0.03)
+    assert centre.mean > 0.55
+    assert made.var().item() == pytest.approx(0.1, rel=0.2)  # the last layer is a head
+
+
+def test_an_operation_that_has_no_rule_is_assumed_and_noted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from fanin.signal import propagate
+
+    step = propagate.step
+
+    def failing(graph: object, node: object, states: object) -> object:
+        if node.name == "gelu":  # type: ignore[attr-defined]
+            raise RuntimeError("no such rule")
+        return step(graph, node, states)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(propagate, "step", failing)
+    plan = planned(
+        nn.Sequential(net.feed_forward(8), nn.ReLU(), nn.Linear(8, 3)), fanin.spec((2, 8))
+    )
+    assert plan.notes[0] == "aten.gelu.default in 0.1, taken as N(0, 1): no such rule"
+    assert plan["0.2.weight"].exactness == "assumed: N(0, 1)"
+    assert plan["0.2.weight"].std == pytest.approx(1 / 32**0.5)
+
+
+def test_circular_padding_is_planned() -> None:
+    conv = nn.Conv1d(2, 4, 3, padding=1, padding_mode="circular")
+    plan = planned(
+        nn.Sequential(conv, nn.ReLU(), nn.Flatten(), nn.Linear(20, 3)), fanin.spec((2, 2, 5))
+    )
+    assert plan["0.weight"].fan_in == 6
+    assert all(row.std is not None and math.isfinite(row.std) for row in plan)
