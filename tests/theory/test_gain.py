@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 import fanin
-from fanin.errors import UnknownNameError
+from fanin.errors import ArgumentTypeError, UnknownNameError
 from fanin.theory import rules
 from fanin.theory.activation import activation
 
@@ -122,6 +122,22 @@ def test_an_unknown_name_lists_its_neighbours() -> None:
         fanin.gain("gelo")
     with pytest.raises(UnknownNameError, match="expected a known rule, got 'kumr'; try 'kumar'"):
         fanin.gain("gelu", "kumr")
+
+
+@pytest.mark.parametrize(
+    ("rule", "parameters", "takes", "got"),
+    [
+        ("shaped", {}, "the parameters depth, zeta=1.5, variance_slope=None", "none"),
+        ("shaped", {"dept": 3}, "the parameters depth, zeta=1.5, variance_slope=None", "dept=3"),
+        ("he", {"depth": 3}, "the parameters fan='fan_in'", "depth=3"),
+    ],
+)
+def test_parameters_that_a_rule_does_not_take(
+    rule: str, parameters: dict[str, int], takes: str, got: str
+) -> None:
+    with pytest.raises(ArgumentTypeError) as error:
+        fanin.gain("gelu", rule, **parameters)
+    assert str(error.value) == f"rule {rule!r}: expected {takes}, got {got}"
 
 
 def test_a_gain_is_a_float() -> None:

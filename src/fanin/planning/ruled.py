@@ -41,7 +41,7 @@ class Activations:
         act = self.activation(function)
         key = (name, id(act), tuple(sorted(parameters.items())))
         if key not in self._solved:
-            self._solved[key] = rules.get(name)(act, **parameters)
+            self._solved[key] = rules.applied(name, act, parameters)
         return self._solved[key]
 
 

@@ -127,7 +127,7 @@ def gain(f: Any, rule: str = "second_moment", **parameters: Any) -> Gain:
         "Inputs become alike (chi = 0.153), because f has a mean: use rule 'centred' or 'shaped'."
     """
     act = activation(f)
-    layer = rules.get(rule)(act, **parameters)
+    layer = rules.applied(rule, act, parameters)
     unit = moments(act, 0.0, 1.0)
     return Gain(
         math.sqrt(layer.weight_variance_times_fan_in),

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
 
-from fanin.errors import UnknownNameError
+from fanin.errors import ArgumentTypeError, UnknownNameError
 from fanin.theory.rules.classical import he, lecun, xavier
 from fanin.theory.rules.critical import critical
 from fanin.theory.rules.kumar import kumar
@@ -16,6 +18,7 @@ from fanin.theory.rules.shaped import shaped
 __all__ = [
     "LayerRule",
     "OperatingPoint",
+    "applied",
     "backward",
     "centred",
     "critical",
@@ -65,3 +68,33 @@ def get(name: str) -> Rule:
     near = difflib.get_close_matches(str(name), _RULES, n=3) or list(_RULES)
     listed = ", ".join(repr(rule) for rule in near)
     raise UnknownNameError("rule", expected="a known rule", got=repr(name), fix=f"try {listed}")
+
+
+def applied(name: str, f: Any, parameters: Mapping[str, Any]) -> LayerRule:
+    """The layer that a rule makes of an activation, with parameters that come from a user.
+
+    Args:
+        name: one of `names()`.
+        f: an activation, in any form that `fanin.activation` takes.
+        parameters: by name, as the rule's own function takes them.
+
+    Raises:
+        UnknownNameError: there is no such rule; near names are listed.
+        ArgumentTypeError: a parameter is missing, or the rule has none of that name.
+
+    Example:
+        >>> applied("shaped", "relu", {"depth": 50}).rule
+        'shaped'
+    """
+    rule = get(name)
+    try:
+        inspect.signature(rule).bind(f, **parameters)
+    except TypeError:
+        asked = list(inspect.signature(rule).parameters.values())[1:]
+        takes = [p.name if p.default is p.empty else f"{p.name}={p.default!r}" for p in asked]
+        raise ArgumentTypeError(
+            f"rule {name!r}",
+            expected=f"the parameters {', '.join(takes)}" if takes else "no parameters",
+            got=", ".join(f"{k}={v!r}" for k, v in parameters.items()) or "none",
+        ) from None
+    return rule(f, **parameters)
