@@ -172,9 +172,11 @@ def leaf(
 def _known(data: Array, value: Value, how: str = CLOSED) -> State:
     """The state of known content: measured, and kept for operations that need it."""
     real = np.asarray(data)
+    if not real.size:
+        return State(Table.iid(value.shape, 0.0, 0.0), how, value.index, data=real)
     finite = np.where(np.abs(real) < 1e30, real, 0.0) if real.dtype.kind == "f" else real
     table = Table.measured(np.abs(finite) if finite.dtype.kind == "c" else finite)
-    low = bool(real.size) and real.dtype.kind != "c" and bool(real.min() >= 0)
+    low = real.dtype.kind != "c" and bool(real.min() >= 0)
     return State(table, how, value.index, nonnegative=low, data=real)
 
 

@@ -20,7 +20,7 @@ from fanin.errors import TraceError
 from fanin.signal.graph import Kind, Node, Ref, Value
 from fanin.torch.tracing import schema
 from fanin.torch.tracing.kernel import Replay, Slot
-from fanin.torch.tracing.memory import At, Memory, View, plain
+from fanin.torch.tracing.memory import At, Memory, View, geometry, plain
 
 aten = torch.ops.aten
 KNOWN_LIMIT = 1 << 25  # elements of a known value; the content of a larger one is let go
@@ -57,6 +57,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
         self._own: set[Any] = set()
         self._meta: dict[Any, torch.Tensor] = {}
         self._copied: dict[Any, torch.Tensor] = {}
+        self._shapes: dict[Any, Any] = {}
 
     # -- tensors and values -------------------------------------------------------------------
 
@@ -154,8 +155,14 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
     def _call_meta(self, func: Any, bound: dict[str, Any]) -> Any:
         """The result on meta; of an operation that meta does not do, found with zeros."""
         on_meta = self._on_meta(func, bound)
+        signature = _signature(func, on_meta)
+        if signature in self._shapes:  # the same operation of another layer
+            return tree_map_only(torch.Tensor, _blank, self._shapes[signature])
         try:
-            return self._call(func, on_meta, self._meta_twin)
+            result = self._call(func, on_meta, self._meta_twin)
+            if signature is not None and self._is_fresh(result):
+                self._shapes[signature] = tree_map_only(torch.Tensor, _blank, result)
+            return result
         except Exception:
             size = sum(t.numel() for t in _tensors(bound))
             if schema.written(func) or schema.by_content(func) or size > KNOWN_LIMIT:
@@ -165,6 +172,13 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
                 raise
         self.notes.append(f"{schema.recorded_name(func)} does not run on meta: shapes from zeros")
         return tree_map_only(torch.Tensor, _blank, shapes)
+
+    def _is_fresh(self, result: Any) -> bool:
+        """Whether the results are tensors of their own, each on a new storage."""
+        made = _tensors(result)
+        keys = {self.memory.key(t) for t in made}
+        own = len(keys) == len(made) > 0 and not any(self.memory.seen(t) for t in made)
+        return own and all(t.storage_offset() == 0 and plain(t) for t in made)
 
     def _on_zeros(self, func: Any, bound: dict[str, Any]) -> Any:
         """The result for zeros in place of the tensors; None if that does not run either."""
@@ -394,6 +408,22 @@ class Content(TorchFunctionMode):  # type: ignore[misc]
 def _tensors(tree: Any) -> list[torch.Tensor]:
     """The tensors in a tree of arguments or results, in order."""
     return [item for item in tree_flatten(tree)[0] if isinstance(item, torch.Tensor)]
+
+
+def _signature(func: Any, bound: dict[str, Any]) -> Any:
+    """What decides the shapes of an operation's results; None where more may."""
+    if not schema.functional(func) or torch.is_grad_enabled():
+        return None
+    leaves, form = tree_flatten(bound)
+    parts = [
+        geometry(x) if isinstance(x, torch.Tensor) and plain(x) else (type(x), x) for x in leaves
+    ]
+    key = (func, form, *parts)
+    try:
+        hash(key)
+    except TypeError:
+        return None
+    return None if any(isinstance(x, torch.Tensor) and not plain(x) for x in leaves) else key
 
 
 def _argument(item: Any, indices: Iterator[int]) -> Any:

@@ -75,6 +75,13 @@ def written(func: Any) -> tuple[str, ...]:
 
 
 @cache
+def functional(func: Any) -> bool:
+    """Whether results share no memory with arguments, by the schema, and follow from shapes."""
+    members = (*func._schema.arguments, *func._schema.returns)
+    return not by_content(func) and all(member.alias_info is None for member in members)
+
+
+@cache
 def writes_out(func: Any) -> bool:
     """Whether it writes its result into a tensor given as `out`."""
     return any(a.is_out for a in func._schema.arguments)
