@@ -73,6 +73,24 @@ def test_training_is_that_of_torch_optim() -> None:
     assert found.accuracy[-1] == round(float(accuracy), 4)
 
 
+def test_adam_is_that_of_torch_optim() -> None:
+    data, recipe = Flat.of(blobs()), Recipe(epochs=1, batch=30, held=1.0, optimiser="adam")
+    stack = build([3, 4])
+    train(stack, [0.01, 0.002], [7, 7], data, recipe, silent)
+    order = torch.Generator().manual_seed(7)
+    chosen = torch.randperm(len(data.train), generator=order)[:90].split(30)
+    for k, rate in enumerate([0.01, 0.002]):
+        layers = plain(SIZES, write_xavier, 3 + k)
+        model = nn.Sequential(layers[0], nn.Tanh(), layers[1])
+        optimizer = torch.optim.Adam(model.parameters(), lr=rate)
+        for part in chosen:
+            optimizer.zero_grad()
+            F.cross_entropy(model(data.train[part]), data.train_labels[part]).backward()
+            optimizer.step()
+        torch.testing.assert_close(stack.weights[0][k], layers[0].weight.T, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(stack.biases[1][k, 0], layers[1].bias, rtol=1e-4, atol=1e-5)
+
+
 def test_networks_of_a_stack_do_not_see_each_other() -> None:
     data, recipe = Flat.of(blobs()), Recipe(epochs=1, batch=30, clip=1.0)
     together = build([0, 1, 2])

@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
 
 from fanin.reproduce.claim import Tick
 from fanin.reproduce.images import Images
-from fanin.reproduce.networks import Stack
 
 if TYPE_CHECKING:
     from jaxtyping import Float, Int64
@@ -22,14 +21,28 @@ if TYPE_CHECKING:
     Labels = Int64[Tensor, " image"]
     Chosen = Int64[Tensor, "network image"]
     PerNetwork = Float[Tensor, " network"]
-    Rates = Float[Tensor, "network 1 1"]
+    Inputs = Float[Tensor, "network image pixel"]
+    Outputs = Float[Tensor, "network image output"]
 
 _EVERY = 10  # of the training images, each tenth chooses the learning rate and is not trained on
 
 
+class Networks(Protocol):
+    """Networks of one shape, one after another in the first axis of every array."""
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        """What is trained."""
+
+    def __len__(self) -> int: ...
+
+    def __call__(self, x: Inputs, /) -> Outputs:
+        """Each network on its own images."""
+
+
 @dataclass(frozen=True)
 class Recipe:
-    """Plain SGD: no augmentation, no weight decay, a rate that is held, then falls to 0.
+    """Plain training: no augmentation, no weight decay, a rate that is held, then falls to 0.
 
     Args:
         epochs: passes over the training images.
@@ -37,6 +50,7 @@ class Recipe:
         momentum: of the running sum of gradients.
         clip: largest norm of a network's gradient, or None for no bound.
         held: share of the steps at the full rate; it then falls linearly.
+        optimiser: `sgd`, or `adam` with 0.999 for squares and 1e-8 beside their root.
     """
 
     epochs: int
@@ -44,6 +58,7 @@ class Recipe:
     momentum: float = 0.9
     clip: float | None = None
     held: float = 0.5
+    optimiser: Literal["sgd", "adam"] = "sgd"
 
 
 @dataclass(frozen=True)
@@ -110,7 +125,7 @@ def one_thread() -> Iterator[None]:
 
 
 def train(
-    stack: Stack,
+    stack: Networks,
     rates: Sequence[float],
     seeds: Sequence[int],
     data: Flat,
@@ -131,8 +146,8 @@ def train(
         One result a network.
     """
     parameters = [p.requires_grad_() for p in stack.parameters]
-    sums = [torch.zeros_like(p) for p in parameters]
-    rate = torch.tensor(rates)[:, None, None]
+    rule = (_Adam if recipe.optimiser == "adam" else _Momentum)(parameters, recipe.momentum)
+    rate = torch.tensor(rates)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     per_epoch = len(data.train) // recipe.batch
     steps, step = recipe.epochs * per_epoch, 0
@@ -143,7 +158,7 @@ def train(
         for chosen in orders[:, : per_epoch * recipe.batch].split(recipe.batch, dim=1):
             share = step / steps
             fall = min(1.0, (1 - share) / (1 - recipe.held)) if recipe.held < 1 else 1.0
-            total += _step(stack, parameters, sums, rate * fall, data, chosen, recipe)
+            total += _step(stack, rule, rate * fall, data, chosen, recipe)
             step += 1
             tick(step / steps)
         accuracies.append(_accuracy(stack, data.test, data.test_labels))
@@ -159,11 +174,50 @@ def train(
     ]
 
 
+class _Momentum:
+    """Stochastic gradient descent with a running sum of gradients."""
+
+    def __init__(self, parameters: list[Tensor], momentum: float) -> None:
+        self.parameters, self.momentum = parameters, momentum
+        self.sums = [torch.zeros_like(p) for p in parameters]
+
+    def update(self, gradients: Sequence[Tensor], rate: PerNetwork) -> None:
+        """One step of every network."""
+        for parameter, running, gradient in zip(self.parameters, self.sums, gradients, strict=True):
+            running.mul_(self.momentum).add_(gradient)
+            parameter.addcmul_(running, _along(rate, parameter), value=-1.0)
+
+
+class _Adam:
+    """Adam (Kingma and Ba 2015), one clock for all networks."""
+
+    def __init__(self, parameters: list[Tensor], momentum: float) -> None:
+        self.parameters, self.momentum, self.steps = parameters, momentum, 0
+        self.means = [torch.zeros_like(p) for p in parameters]
+        self.squares = [torch.zeros_like(p) for p in parameters]
+
+    def update(self, gradients: Sequence[Tensor], rate: PerNetwork) -> None:
+        """One step of every network."""
+        self.steps += 1
+        first, second = 1 - self.momentum**self.steps, 1 - 0.999**self.steps
+        for parameter, mean, square, gradient in zip(
+            self.parameters, self.means, self.squares, gradients, strict=True
+        ):
+            mean.lerp_(gradient, 1 - self.momentum)
+            square.mul_(0.999).addcmul_(gradient, gradient, value=0.001)
+            root = (square / second).sqrt_().add_(1e-8)
+            parameter.addcdiv_(mean * _along(rate / first, mean), root, value=-1.0)
+
+
+def _along(rate: PerNetwork, parameter: Tensor) -> Tensor:
+    """One number a network, spread over the other axes of a parameter."""
+    return rate.view(-1, *[1] * (parameter.dim() - 1))
+
+
 def _step(
-    stack: Stack,
-    parameters: list[Tensor],
-    sums: list[Tensor],
-    rate: Rates,
+    stack: Networks,
+    rule: _Momentum | _Adam,
+    rate: PerNetwork,
     data: Flat,
     chosen: Chosen,
     recipe: Recipe,
@@ -174,19 +228,17 @@ def _step(
         logits.flatten(0, 1), data.train_labels[chosen].flatten(), reduction="none"
     )
     loss = each.view(len(stack), -1).mean(1)
-    gradients = torch.autograd.grad(loss.sum(), parameters)
+    gradients = torch.autograd.grad(loss.sum(), rule.parameters)
     with torch.no_grad():
         if recipe.clip is not None:
-            norms = torch.stack([torch.linalg.vector_norm(g, dim=(1, 2)) for g in gradients])
-            scale = (recipe.clip / norms.norm(dim=0)).clamp(max=1.0)[:, None, None]
-            gradients = [g.mul_(scale) for g in gradients]
-        for parameter, running, gradient in zip(parameters, sums, gradients, strict=True):
-            running.mul_(recipe.momentum).add_(gradient)
-            parameter.addcmul_(running, rate, value=-1.0)
+            norms = torch.stack([g.flatten(1).norm(dim=1) for g in gradients])
+            scale = (recipe.clip / norms.norm(dim=0)).clamp(max=1.0)
+            gradients = tuple(g.mul_(_along(scale, g)) for g in gradients)
+        rule.update(gradients, rate)
     return loss.detach()
 
 
-def _accuracy(stack: Stack, x: Vectors, labels: Labels) -> PerNetwork:
+def _accuracy(stack: Networks, x: Vectors, labels: Labels) -> PerNetwork:
     """Share of images named right by each network."""
     right = torch.zeros(len(stack))
     with torch.no_grad():
@@ -196,7 +248,7 @@ def _accuracy(stack: Stack, x: Vectors, labels: Labels) -> PerNetwork:
 
 
 def best_rate(
-    build: Callable[[Sequence[int]], Stack],
+    build: Callable[[Sequence[int]], Networks],
     rates: Sequence[float],
     seeds: Sequence[int],
     data: Flat,
