@@ -356,3 +356,24 @@ def test_a_plan_of_another_model_is_refused_before_anything_is_written() -> None
     assert message(lambda: apply_(layer, Plan(rows, "")), PlanError) == (
         "apply_: b: expected a tensor of the model, got none"
     )
+
+
+class Policy(nn.Module):
+    """An actor and critic that returns what it acts by."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(17, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh())
+        self.mean, self.value = nn.Linear(64, 6), nn.Linear(64, 1)
+        self.log_std = nn.Parameter(torch.zeros(6))
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.distributions.Distribution, torch.Tensor]:
+        hidden = self.body(x)
+        normal = torch.distributions.Normal(self.mean(hidden), self.log_std.exp())
+        return torch.distributions.Independent(normal, 1), self.value(hidden)
+
+
+def test_a_distribution_is_an_output() -> None:
+    plan = fanin.plan(Policy(), torch.randn(32, 17), rule="ppo")
+    assert (plan["mean.weight"].role, plan["value.weight"].role) == ("head", "head")
+    assert plan["mean.weight"].values == draw.Orthogonal(0.01)

@@ -164,6 +164,8 @@ class Flow:
         waiting, seen = [index], {index}
         while waiting:
             for node in self.graph.consumers(waiting.pop()):
+                if not any(self.graph.values[i].floating for i in node.outputs):
+                    continue  # a comparison, which validates
                 shaped = node.pointwise and node.name not in _LINEAR and node.name not in _GATES
                 product = node.name in ("mul", "matmul", "bmm") and len(self.data(node)) > 1
                 if shaped or product:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributions import Distribution
 
 from fanin.errors import ArgumentError, ArgumentTypeError, UninitializedError
 from fanin.signal.spec import Spec
@@ -116,6 +117,14 @@ def named_tensors(value: Any, name: str = "") -> Iterator[tuple[str, torch.Tenso
     elif isinstance(value, tuple | list):
         for i, item in enumerate(value):
             yield from named_tensors(item, f"{name}.{i}" if name else str(i))
+    elif isinstance(value, Distribution):
+        yield from named_tensors(distribution_parameters(value), name)
+
+
+def distribution_parameters(value: Distribution) -> dict[str, Any]:
+    """The tensors that a policy or a decoder made its distribution of, by name."""
+    held = (torch.Tensor, Distribution)
+    return {k: v for k, v in vars(value).items() if k[0] != "_" and isinstance(v, held)}
 
 
 def main_outputs(outputs: Any) -> list[torch.Tensor]:

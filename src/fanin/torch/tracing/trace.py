@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 import torch
 from torch import nn
+from torch.distributions import Distribution
 from torch.utils._pytree import tree_flatten_with_path, tree_leaves, tree_map
 
 from fanin.errors import ArgumentTypeError, TraceError
 from fanin.signal.graph import Graph, Parameter, Parametrization
 from fanin.signal.spec import Spec
+from fanin.torch.calling import distribution_parameters
 from fanin.torch.tracing.memory import plain
 from fanin.torch.tracing.modules import (
     Named,
@@ -350,6 +352,8 @@ def _tensors(result: Any) -> Iterator[torch.Tensor]:
             yield from _tensors(dict(leaf))
         elif dataclasses.is_dataclass(leaf) and not isinstance(leaf, type):
             yield from _tensors([getattr(leaf, f.name) for f in dataclasses.fields(leaf)])
+        elif isinstance(leaf, Distribution):
+            yield from _tensors(distribution_parameters(leaf))
 
 
 def _line(text: str) -> str:
