@@ -67,7 +67,7 @@ def test_a_rule_that_does_not_cover_names_the_weight() -> None:
 
 def test_shaped_by_name_is_the_theory_of_that_depth() -> None:
     plan = planned(net.mlp(30, nn.GELU()), fanin.spec((8, 20)), "shaped")
-    rule = rules.get("shaped")("gelu", depth=30)
+    rule = rules.get("shaped")("gelu", depth=30, width=64)
     assert scaled(plan, "2.weight") == pytest.approx(rule.weight_variance_times_fan_in, rel=1e-9)
     assert scaled(plan, "0.weight") == pytest.approx(rule.operating_point.variance, rel=1e-9)
     bias = plan["2.bias"]
@@ -94,7 +94,7 @@ def test_unlike_activations_hand_over_their_operating_points() -> None:
         nn.Linear(20, 64), nn.GELU(), nn.Linear(64, 64), nn.Sigmoid(), nn.Linear(64, 9)
     )
     plan = planned(model, fanin.spec((8, 20)), {"rule": "shaped", "depth": 20})
-    gelu, sigmoid = (rules.get("shaped")(f, depth=20) for f in ("gelu", "sigmoid"))
+    gelu, sigmoid = (rules.get("shaped")(f, depth=20, width=64) for f in ("gelu", "sigmoid"))
     expected = sigmoid.operating_point.variance / float(gelu.moments.variance)
     assert scaled(plan, "2.weight") == pytest.approx(expected, rel=1e-9)
     assert plan["2.bias"].mean == pytest.approx(sigmoid.bias)
@@ -186,8 +186,7 @@ def test_second_moments_of_a_perceptron_are_one() -> None:
         fanin.init_(model, x, "second_moment", seed=seed)
         runs.append(list(moments_of(model, x, (nn.Linear,)).values()))
     mean, error = np.mean(runs, 0), np.std(runs, 0, ddof=1) / 2
-    assert np.all(np.abs(mean[:-1] - 1) < 4 * error[:-1] + 0.03)
-    assert abs(mean[-1] - 0.1) < 4 * error[-1] + 0.01
+    assert np.all(np.abs(mean - 1) < 4 * error + 0.03)
 
 
 def test_a_residual_stream_grows_by_less_than_two() -> None:
@@ -211,23 +210,26 @@ def test_branches_without_norm_are_scaled_and_with_norm_are_not() -> None:
 
 
 @pytest.mark.parametrize("words", [500, 5000])
-def test_the_loss_of_a_tied_head_starts_near_the_logarithm(words: int) -> None:
+def test_the_loss_of_a_tied_head_starts_half_above_the_logarithm(words: int) -> None:
     torch.manual_seed(0)
     model, x = net.Tied(words, 256), torch.randint(0, words, (8, 32))
     fanin.init_(model, x)
     with torch.no_grad():
         loss = F.cross_entropy(model(x).flatten(0, 1), torch.randint(0, words, (256,))).item()
-    assert loss == pytest.approx(math.log(words), rel=0.05)
+    assert loss == pytest.approx(math.log(words) + 0.5, rel=0.1)
 
 
 @pytest.mark.parametrize("model", [net.mlp(3, nn.ReLU()), net.mlp(30, nn.Sigmoid())])
-def test_the_loss_of_a_classifier_starts_near_the_logarithm(model: nn.Module) -> None:
+def test_the_loss_of_a_classifier_starts_within_one_half(model: nn.Module) -> None:
+    """Over seeds E[logsumexp] of ten independent N(0, 1) is 2.7: the logarithm and 0.4."""
     torch.manual_seed(0)
-    x = torch.randn(512, 20)
-    fanin.init_(model, x)
-    with torch.no_grad():
-        loss = F.cross_entropy(model(x), torch.randint(0, 10, (512,))).item()
-    assert loss == pytest.approx(math.log(10), abs=0.2)
+    x, y = torch.randn(512, 20), torch.randint(0, 10, (512,))
+    losses = []
+    for seed in range(8):
+        fanin.init_(model, x, seed=seed)
+        with torch.no_grad():
+            losses.append(F.cross_entropy(model(x), y).item())
+    assert math.log(10) < np.mean(losses) < math.log(10) + 0.5
 
 
 def test_an_embedding_has_unit_rows_after_the_models_own_factor() -> None:
@@ -282,7 +284,7 @@ def test_pooling_inside_a_centred_stretch_is_reckoned_with() -> None:
     assert centre is not None
     assert centre.mean == pytest.approx(pooled.mean().item(), rel=0.03)
     assert centre.mean > 0.55
-    assert made.var().item() == pytest.approx(0.1, rel=0.2)  # the last layer is a head
+    assert made.var().item() == pytest.approx(1.0, rel=0.2)  # the last layer is a head
 
 
 def test_an_operation_that_has_no_rule_is_assumed_and_noted(

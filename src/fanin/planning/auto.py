@@ -29,9 +29,9 @@ from fanin.theory.activation import Activation
 from fanin.theory.gaussian import hermite_coefficients
 from fanin.theory.rules import LayerRule
 
-HEAD = 0.1
-"""Variance of the outputs of a head: the loss of C classes then starts near ln C + 0.05."""
-GROWTH = 3.0
+HEAD = 1.0
+"""Variance of a head's outputs: that of the inputs, and a loss that starts below ln C + 1/2."""
+GROWTH = 2.0
 """Signal and squared gradients of a stretch may grow or shrink by this factor."""
 DISTANCE = 0.25
 """Of two independent inputs at least this share of the squared distance must be left."""
@@ -189,13 +189,13 @@ class Auto:
         if self.plain not in ("auto", "second_moment"):
             parameters = dict(self.parameters)
             if self.plain == "shaped":
-                parameters.setdefault("depth", depth)
+                parameters = {**_size(members), **parameters}
             reason = f"as asked, {_layers(depth)} of {_listed(functions)}"
             return _Decision(self.plain, parameters, _stretch(paths, self.plain, reason))
         if self.plain == "second_moment":
             return _Decision("second_moment", {}, _stretch(paths, "second_moment", "as asked"))
         found = {
-            name: self._judged(name, functions, depth)
+            name: self._judged(name, functions, members)
             for name in ("second_moment", "shaped", "centred")
         }
         shown = f"{_layers(depth)} of {_listed(functions)}"
@@ -227,22 +227,22 @@ class Auto:
         for name in ("shaped", "centred"):
             verdict = found[name]
             if verdict is not None and verdict.holds:
-                parameters = {"depth": depth} if name == "shaped" else {}
+                parameters = _size(members) if name == "shaped" else {}
                 reason = f"{shown}: keeps {verdict}; {lost}"
                 return _Decision(name, parameters, _stretch(paths, name, reason))
         reason = f"{shown}; {lost}; no rule by weights and biases alone does better"
         return _Decision("second_moment", {}, _stretch(paths, "second_moment", reason))
 
     def _judged(
-        self, name: str, functions: Mapping[Activation, Function], depth: int
+        self, name: str, functions: Mapping[Activation, Function], members: list[Weight]
     ) -> Verdict | None:
         """What a rule does to the stretch: the worst over its activations; None if it fails."""
-        parameters = {"depth": depth} if name == "shaped" else {}
+        parameters = _size(members) if name == "shaped" else {}
         verdicts = []
         for act, function in functions.items():
             try:
                 rule = self._activations.rule(name, function, **parameters)
-                verdicts.append(judge(rule, act, depth))
+                verdicts.append(judge(rule, act, _depth(members)))
             except FaninError:
                 return None
         return min(verdicts, key=lambda v: (v.holds, v.distance))
@@ -350,6 +350,12 @@ def _depth(members: list[Weight]) -> int:
         linked = source.before == "weight" and source.function is not None
         depth[weight.path] = before + int(linked)
     return max(depth.values())
+
+
+def _size(members: list[Weight]) -> dict[str, float]:
+    """Depth and width of a stretch, as shaping asks for them."""
+    fans = [w.fans.fan_in for w in members if w.source is not None and w.source.function]
+    return {"depth": _depth(members), "width": len(fans) / sum(1 / n for n in fans)}
 
 
 def _stretch(paths: tuple[str, ...], rule: str, reason: str) -> Stretch:

@@ -89,15 +89,18 @@ def cost(point: Coarse, depth: float) -> Table:
 
 
 def candidates(
-    act: Activation, log_budget: float, depth: float, *, chi_alone: bool = False
+    act: Activation, log_budget: float, depth: float, weight: float
 ) -> tuple[list[Candidate], list[Candidate]]:
-    """Points where max(C'(1), Q'), or C'(1) alone, meets the budget, and points below it.
+    """Points where max(ln C'(1), weight * ln Q') meets the budget, and points below it.
 
     The second kind is there for an f that is affine, or nearly; both lists start with the best.
+    With weight 0 the variance map is not looked at.
     """
     table, valid = screen(act, np.concatenate([BETAS, _features(act)]))
     with np.errstate(all="ignore"):
-        growth = np.log(table.chi if chi_alone else np.maximum(table.chi, table.slope))
+        growth = np.log(table.chi)
+        if weight:
+            growth = np.maximum(growth, weight * np.log(table.slope))
     above = valid & (growth >= log_budget)
     high = above.argmax(axis=1)
     (rows,) = np.nonzero(above.any(axis=1) & (high > 0))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from scipy.optimize import brentq
@@ -16,11 +16,17 @@ from fanin.theory.rules.layer import LayerRule, deviation_slope, layer_rule
 from fanin.theory.rules.search import BETAS, SCALES, Candidate, candidates
 
 _TRIES = 6  # candidates of each kind that are solved exactly before giving up
+_SPREADS = 4.0  # of the variance by chance, before it runs away within the depth
 _FAR = 50.0  # how far the exact s may be from the coarse one, as a factor
 
 
 def shaped(
-    f: Any, depth: int, zeta: float = 1.5, *, variance_slope: float | None = None
+    f: Any,
+    depth: int,
+    zeta: float = 1.5,
+    *,
+    width: float = math.inf,
+    variance_slope: float | None = None,
 ) -> LayerRule:
     """Keep a deep plain network mildly nonlinear: an operating point of f, and centring biases.
 
@@ -28,8 +34,14 @@ def shaped(
     layer is `z' = beta + W (x - m)`, `Var(W_ij) = s^2 / (V N)`, `b_i = beta - m sum_j W_ij`. Per
     layer, distances between inputs and squared gradients grow by `C'(1) = s^2 E[f'(z)^2] / V >=
     1`, and a deviation of the variance by `Q' = (s^2/V) E[(f - m)(z - beta) f'] / s^2`. (beta, s)
-    is chosen with `max(C'(1), Q')^depth = zeta`. C'(1) binds wherever f allows it; Q' binds for
-    exp, sinh and x^3.
+    is chosen so that `C'(1)^depth <= zeta` and `Q'^depth <= zeta_Q`, one of them with equality;
+    `zeta_Q = min(zeta, 1/(1 - exp(-4 (2 depth/width)^(1/2))))`. C'(1) binds wherever f allows
+    it; Q' binds for exp, sinh and x^3, and in narrow networks for x^2.
+
+    zeta_Q keeps what finite width does to one example's variance from running away: by chance
+    its logarithm spreads by (2 depth/width)^(1/2), and near the linear limit a variance u times
+    too large grows without bound within the depth if `u > zeta_Q/(zeta_Q - 1)`. That is put four
+    spreads away.
 
     Of the points on that curve the one of least `search.cost` is taken: a slope near 1, a small
     mean, N V near 1, a variance that does not grow. The training runs that the cost was fitted to
@@ -43,17 +55,18 @@ def shaped(
         f: an activation without jumps, in any form that `fanin.activation` takes.
         depth: number of nonlinear layers, at least 1.
         zeta: the budget, > 1: what C'(1) may grow to over the whole depth.
+        width: fan-in of the layers, their harmonic mean where they differ; > 0.
         variance_slope: impose Q' at this value too (1 as in DKS) and let that choose the root.
 
     Returns:
         The layer with `bias` = beta, `centre` = m, `operating_point` = (beta, s^2).
 
-    *Accuracy*: `max(C'(1), Q')^depth` is zeta within 1e-8 relative.
+    *Accuracy*: `C'(1)^depth` is zeta, or `Q'^depth` is zeta_Q, within 1e-8 relative.
 
     Raises:
         NoSolutionError: f is constant or jumps, or no operating point in the range that was
             searched meets the budget.
-        ArgumentError: depth or zeta out of range.
+        ArgumentError: depth, zeta or width out of range.
 
     Example:
         >>> rule = shaped("relu", depth=50)
@@ -69,19 +82,53 @@ def shaped(
         raise ArgumentError("shaped(depth)", expected="a whole number >= 1", got=repr(depth))
     if not (math.isfinite(zeta) and zeta > 1):
         raise ArgumentError("shaped(zeta)", expected="a finite number > 1", got=repr(zeta))
+    if not width > 0:
+        raise ArgumentError("shaped(width)", expected="a number > 0", got=repr(width))
     _refuse_jumps(act)
-    log_budget = math.log(zeta) / depth
+    budget = Budget(depth, zeta, width)
     if variance_slope is not None:
-        return _with_slope(act, log_budget, depth, zeta, variance_slope)
-    for found, solve in zip(candidates(act, log_budget, depth), (_met, _unused), strict=True):
-        for candidate in found[:_TRIES]:
-            s = solve(act, candidate, log_budget)
+        return _with_slope(act, budget, variance_slope)
+    found = candidates(act, budget.rate, depth, budget.variance_weight)
+    for kind, solve in zip(found, (_met, _unused), strict=True):
+        for candidate in kind[:_TRIES]:
+            s = solve(act, candidate, budget)
             if s is not None:
-                return _rule(act, candidate.beta, s, depth, zeta)
-    raise _no_solution(act, depth, zeta, "none was found")
+                return _rule(act, candidate.beta, s, budget)
+    raise _no_solution(act, budget, "none was found")
 
 
-def _rule(act: Activation, beta: float, s: float, depth: int, zeta: float) -> LayerRule:
+@dataclass(frozen=True)
+class Budget:
+    """What the slopes of a network may grow to.
+
+    Args:
+        depth: number of nonlinear layers.
+        zeta: what C'(1) may grow to.
+        width: fan-in of the layers.
+    """
+
+    depth: int
+    zeta: float
+    width: float = math.inf
+
+    @property
+    def rate(self) -> float:
+        """ln C'(1) of one layer at most."""
+        return math.log(self.zeta) / self.depth
+
+    @property
+    def variance(self) -> float:
+        """zeta_Q, what Q' may grow to."""
+        escape = -math.expm1(-_SPREADS * math.sqrt(2 * self.depth / self.width))
+        return self.zeta if escape * self.zeta <= 1 else 1 / escape
+
+    @property
+    def variance_weight(self) -> float:
+        """How much more ln Q' counts than ln C'(1)."""
+        return math.log(self.zeta) / math.log(self.variance)
+
+
+def _rule(act: Activation, beta: float, s: float, budget: Budget) -> LayerRule:
     """The layer at an operating point."""
     m = moments(act, beta, s * s)
     rule = layer_rule(
@@ -91,31 +138,28 @@ def _rule(act: Activation, beta: float, s: float, depth: int, zeta: float) -> La
         mean=beta,
         variance=s * s,
         centre=float(m.mean),
-        notes=(f"Made for {depth} nonlinear layers and a budget of {zeta:g}.",),
+        notes=(f"Made for {budget.depth} nonlinear layers and a budget of {budget.zeta:g}.",),
     )
-    used = max(rule.chi, rule.slope) ** depth
-    notes = rule.notes
-    if used < zeta * (1 - 1e-6):
-        notes = (
-            *notes,
-            f"The budget is not used up: f is so nearly affine that it takes {used:.4g}.",
-        )
-    elif rule.chi**depth < zeta * (1 - 1e-6):
-        notes = (*notes, f"The variance map binds: C'(1)^depth is {rule.chi**depth:.4g}.")
-    return replace(rule, notes=notes)
+    chi, slope = rule.chi**budget.depth, rule.slope**budget.depth
+    if chi >= budget.zeta * (1 - 1e-6):
+        return rule
+    if slope >= budget.variance * (1 - 1e-6):
+        note = f"The variance map binds: Q'^depth is {slope:.4g}, C'(1)^depth {chi:.4g}."
+    else:
+        used = max(chi, slope)
+        note = f"The budget is not used up: f is so nearly affine that it takes {used:.4g}."
+    return replace(rule, notes=(*rule.notes, note))
 
 
-Growth = Callable[[Activation, float, float], float]
+Rate = Callable[[Activation, float, float], float]
 
 
-def _solve(
-    act: Activation, beta: float, s: float, log_budget: float, growth: Growth
-) -> float | None:
-    """The s near a coarse one at which the growth meets the budget; None if there is none."""
+def _solve(act: Activation, beta: float, s: float, target: float, rate: Rate) -> float | None:
+    """The s near a coarse one at which the growth per layer is exp(target); None if none is."""
 
     def excess(t: float) -> float:
-        rate = growth(act, beta, math.exp(t))
-        return math.log(math.log(rate) / log_budget) if rate > 1 else -_FAR
+        found = rate(act, beta, math.exp(t))
+        return math.log(found / target) if found > 0 else -_FAR
 
     low = high = math.log(s)
     step = 0.02
@@ -137,42 +181,42 @@ def _solve(
 
 
 def _chi(act: Activation, beta: float, s: float) -> float:
-    """C'(1) at an operating point."""
+    """ln C'(1) at an operating point."""
     m = moments(act, beta, s * s)
-    return s * s * float(m.derivative_second_moment) / float(m.variance)
+    return math.log(s * s * float(m.derivative_second_moment) / float(m.variance))
 
 
 def _slope(act: Activation, beta: float, s: float) -> float:
-    """Q' at an operating point."""
+    """ln Q' at an operating point; -inf where the variance map falls."""
     m = moments(act, beta, s * s)
-    return s * s * deviation_slope(act, m, beta, s * s, float(m.mean)) / float(m.variance)
+    q = s * s * deviation_slope(act, m, beta, s * s, float(m.mean)) / float(m.variance)
+    return math.log(q) if q > 0 else -math.inf
 
 
-def _larger(act: Activation, beta: float, s: float) -> float:
-    """The larger of the two."""
-    return max(_chi(act, beta, s), _slope(act, beta, s))
-
-
-def _met(act: Activation, candidate: Candidate, log_budget: float) -> float | None:
+def _met(act: Activation, candidate: Candidate, budget: Budget) -> float | None:
     """The exact s of a candidate, or None if the coarse grid was wrong about it."""
-    if candidate.slope < candidate.chi:
-        s = _solve(act, candidate.beta, candidate.s, log_budget, _chi)
-        if s is None or math.log(_slope(act, candidate.beta, s)) <= log_budget:
+    beta, near, weight = candidate.beta, candidate.s, budget.variance_weight
+    if candidate.slope < 1 or weight * math.log(candidate.slope) < math.log(candidate.chi):
+        s = _solve(act, beta, near, budget.rate, _chi)
+        if s is None or weight * _slope(act, beta, s) <= budget.rate * (1 + 1e-9):
             return s
-    return _solve(act, candidate.beta, candidate.s, log_budget, _larger)
+
+    def larger(act: Activation, beta: float, s: float) -> float:
+        return max(_chi(act, beta, s), weight * _slope(act, beta, s))
+
+    return _solve(act, beta, near, budget.rate, larger)
 
 
-def _unused(act: Activation, candidate: Candidate, log_budget: float) -> float | None:
+def _unused(act: Activation, candidate: Candidate, budget: Budget) -> float | None:
     """The s of a candidate below the budget, if it is."""
-    growth = _larger(act, candidate.beta, candidate.s)
-    return candidate.s if math.log(growth) <= log_budget else None
+    beta, s = candidate.beta, candidate.s
+    used = max(_chi(act, beta, s), budget.variance_weight * _slope(act, beta, s))
+    return s if used <= budget.rate else None
 
 
-def _with_slope(
-    act: Activation, log_budget: float, depth: int, zeta: float, slope: float
-) -> LayerRule:
+def _with_slope(act: Activation, budget: Budget, slope: float) -> LayerRule:
     """The best point on the curve C'(1)^depth = zeta at which Q' has a given value."""
-    meeting, _ = candidates(act, log_budget, depth, chi_alone=True)
+    meeting, _ = candidates(act, budget.rate, budget.depth, 0.0)
     curve = sorted(meeting, key=lambda c: c.beta)
     signs = [c.slope < slope for c in curve]
     # One point more on both sides, since the grid is coarse.
@@ -184,13 +228,15 @@ def _with_slope(
     for a, b in sorted(brackets, key=lambda ends: round(ends[0].cost + ends[1].cost, 6)):
 
         def at(beta: float, near: float = math.sqrt(a.s * b.s)) -> tuple[float, float]:
-            s = _solve(act, beta, near, log_budget, _chi)
-            return (math.nan, math.nan) if s is None else (s, _slope(act, beta, s) - slope)
+            s = _solve(act, beta, near, budget.rate, _chi)
+            return (
+                (math.nan, math.nan) if s is None else (s, math.exp(_slope(act, beta, s)) - slope)
+            )
 
         if at(a.beta)[1] * at(b.beta)[1] < 0:
             beta = brentq(lambda x, at=at: at(x)[1], a.beta, b.beta, xtol=1e-13)
-            return _rule(act, beta, at(beta)[0], depth, zeta)
-    raise _no_solution(act, depth, zeta, f"no operating point has Q' = {slope:g}")
+            return _rule(act, beta, at(beta)[0], budget)
+    raise _no_solution(act, budget, f"no operating point has Q' = {slope:g}")
 
 
 def _refuse_jumps(act: Activation) -> None:
@@ -205,10 +251,10 @@ def _refuse_jumps(act: Activation) -> None:
         )
 
 
-def _no_solution(act: Activation, depth: int, zeta: float, why: str) -> NoSolutionError:
+def _no_solution(act: Activation, budget: Budget, why: str) -> NoSolutionError:
     """None of the candidates could be solved."""
     return NoSolutionError(
-        f"shaped({act.name}, depth={depth}, zeta={zeta:g})",
+        f"shaped({act.name}, depth={budget.depth}, zeta={budget.zeta:g})",
         expected="an operating point that meets the budget",
         got=f"{why} for |beta| <= {BETAS.max():g}, s in [{SCALES[0]:.0e}, {SCALES[-1]:g}]",
         fix="use 'centred', or a larger zeta",
