@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-# Above so many numbers a table averages its longest profile; above so many it folds resolved axes.
+# Above so many numbers a table averages its evenest profile; above so many it folds resolved axes.
 _LARGEST, RESOLVED = 1 << 15, 1 << 17
 
 
@@ -392,12 +392,12 @@ class Table:
             level = level.mean(axis=k + a, keepdims=True)
         return Table(self.dims, mean, self.pairs - shared - other + level)._compact()
 
-    def flat(self) -> Table:
-        """The same table without profiles."""
-        k = len(self.factors)
-        axes = tuple(range(k, 2 * k))
-        mean = self.mean.mean(keepdims=True) if k else self.mean
-        return Table(self.dims, mean, self.folded().pairs.mean(axis=axes, keepdims=True))
+    def flat(self, dims: Sequence[int] | None = None) -> Table:
+        """The same table without profiles (along these dimensions)."""
+        over = self.axes(range(len(self.dims)) if dims is None else dims)
+        axes = tuple(len(self.factors) + a for a in over)
+        mean = self.mean.mean(axis=over, keepdims=True)
+        return Table(self.dims, mean, self.folded(over).pairs.mean(axis=axes, keepdims=True))
 
     def _compact(self) -> Table:
         """Without profiles that say nothing, and without those that would not fit."""
@@ -410,9 +410,10 @@ class Table:
                 pairs = pairs.mean(axis=k + a, keepdims=True)
             if mean.shape[a] > 1 and _constant(mean, a):
                 mean = mean.mean(axis=a, keepdims=True)
-        free = [a for a in range(k) if pairs.shape[a] == 2]
         while not self.resolved and pairs.size > _LARGEST:
-            a = max(free, key=lambda a: pairs.shape[k + a])
+            level = pairs[(0,) * k]
+            wide = [a for a in range(k) if level.shape[a] > 1]
+            a = min(wide, key=lambda a: level.var(axis=a).mean())
             pairs, mean = pairs.mean(axis=k + a, keepdims=True), mean.mean(axis=a, keepdims=True)
         return Table(self.dims, mean, pairs)._joined()
 
@@ -541,33 +542,6 @@ class Table:
             dim, size, over(mean, within), over(same, within), over(differ, partners)
         )
 
-    # --- sampling ----------------------------------------------------------------------------
-
-    def sample(self, generator: np.random.Generator) -> Array:
-        """Draw a jointly Gaussian array with this mean and these second moments.
-
-        *Definition.* A sum of independent arrays, one for each set U of axes, that vary along U
-        and are constant along the others; along each axis the variance that varies is
-        T[same] - T[differ], and T[differ] stays.
-        """
-        k = len(self.factors)
-        flat = self.flat()
-        parts = flat.pairs.reshape((2,) * k)
-        for a in range(k):
-            same, differ = parts.take(0, a), parts.take(1, a)
-            parts = np.stack([differ, same - differ], a)
-        parts = np.maximum(parts, 0.0)
-        parts[(0,) * k] = max(parts[(0,) * k] - flat.average**2, 0.0)
-        x = np.zeros(self.factors)
-        for varies in np.ndindex(*parts.shape):
-            if parts[varies] > 0:
-                shape = [n if v else 1 for n, v in zip(self.factors, varies, strict=True)]
-                x = x + np.sqrt(parts[varies]) * generator.standard_normal(shape)
-        spread = np.maximum(self.same - self.mean**2, 0.0)
-        level = float(parts.sum())
-        scale = np.sqrt(spread / level) if level > 0 else 0.0
-        return (self.mean + scale * x).reshape(self.shape)
-
 
 def paired(profile: Array, like: Table, lead: int = 0) -> tuple[Array, Array]:
     """A number of each element for both elements of a pair, laid out as the pairs of a table.
@@ -596,5 +570,8 @@ def _weighed(x: Array, weights: Array) -> Array:
 
 def _constant(x: Array, axis: int) -> bool:
     """Whether an array does not change along an axis, to rounding."""
-    spread = np.ptp(x, axis=axis)
-    return bool(np.all(spread <= 1e-9 * (np.abs(x).max() + 1e-300)))
+    along = np.moveaxis(x, axis, 0)
+    size = 1e-9 * (max(-x.min(), x.max()) + 1e-300)
+    if (np.abs(along[-1] - along[0]) > size).any():
+        return False
+    return bool((np.abs(along - along[0]) <= size).all())

@@ -181,6 +181,7 @@ def _convolution_back(call: Call, grads: Sequence[Table | None]) -> Gradients:
     for d, index in enumerate(s.taps):
         moved = moved.tapped(3 + d, index)
         moved = Table(moved.dims, moved.mean * 0, moved.pairs / index.shape[1])
+    g, moved = g.flat((2,)), moved.flat((2,))  # a mean over channels is all that is asked
     outer = product(g.unsqueeze(3), moved.unsqueeze(2))
     second = outer.sum((0, *range(4, 4 + s.nd))).second_moment
     yield call.index("weight"), Table.iid(s.w.shape, 0.0, max(second, 0.0))

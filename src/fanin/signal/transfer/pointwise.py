@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fanin.signal.joint import sample
 from fanin.signal.state import (
     ASSUMED,
     CLOSED,
@@ -348,7 +349,7 @@ def _draw(state: State, laid: Table, generator: np.random.Generator) -> np.ndarr
     latent, function, _, _ = law(state)
     source, _ = align(latent, laid)
     small = _small(source)
-    x = small.sample(generator).reshape(small.factors)
+    x = sample(small, generator).reshape(small.factors)
     return x if function is None else np.asarray(function(x))
 
 

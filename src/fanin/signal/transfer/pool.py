@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.special import ndtr
 
+from fanin.signal.joint import sample
 from fanin.signal.state import CLOSED, State, law
 from fanin.signal.table import Table
 from fanin.signal.transfer.call import Call, Gradients, Term, backward, forward
@@ -189,7 +190,7 @@ def _largest(
         np.full((1,) * len(shape), flat.average),
         pairs.reshape((2,) * len(shape) + (1,) * len(shape)),
     )
-    z = small.sample(generator).reshape(shape)
+    z = sample(small, generator).reshape(shape)
     top = (z if function is None else np.asarray(function(z))).max(-1)
     level = (top**2).mean(axis=tuple(range(1, top.ndim)))
     found = np.empty((2,) * (top.ndim - 1))

@@ -13,6 +13,7 @@ import numpy as np
 
 from fanin.errors import NotCoveredError
 from fanin.signal.graph import Node
+from fanin.signal.joint import sample
 from fanin.signal.state import State, law
 from fanin.signal.table import Table
 from fanin.signal.transfer.call import Call, Gradients
@@ -56,7 +57,7 @@ class Draw:
         """A draw from a state's own law."""
         latent, function, source, _ = law(state)
         if source not in self.sources:
-            self.sources[source] = latent.sample(self.generator).reshape(state.shape)
+            self.sources[source] = sample(latent, self.generator).reshape(state.shape)
         x = self.sources[source]
         x = x if function is None else np.asarray(function(x))
         if state.allowed is not None:
@@ -152,7 +153,7 @@ def sampled_back(call: Call, grads: Sequence[Table | None]) -> Gradients:
         draw = Draw(call, generator)
         arrays = [draw.value(i) for i in call.node.inputs]
         cotangents = [
-            None if g is None else g.sample(generator).reshape(call.output(i).shape)
+            None if g is None else sample(g, generator).reshape(call.output(i).shape)
             for i, g in enumerate(grads)
         ]
         backs = call.node.kernel.vjp(arrays, cotangents)

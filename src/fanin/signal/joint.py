@@ -1,0 +1,40 @@
+"""Actual arrays with the second moments of a table."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from fanin.signal.table import Table
+
+    Array = NDArray[Any]
+
+
+def sample(table: Table, generator: np.random.Generator) -> Array:
+    """Draw a jointly Gaussian array with the mean and the second moments of a table.
+
+    *Definition.* A sum of independent arrays, one for each set U of axes, that vary along U
+    and are constant along the others; along each axis the variance that varies is
+    T[same] - T[differ], and T[differ] stays.
+    """
+    k = len(table.factors)
+    flat = table.flat()
+    parts = flat.pairs.reshape((2,) * k)
+    for a in range(k):
+        same, differ = parts.take(0, a), parts.take(1, a)
+        parts = np.stack([differ, same - differ], a)
+    parts = np.maximum(parts, 0.0)
+    parts[(0,) * k] = max(parts[(0,) * k] - flat.average**2, 0.0)
+    x = np.zeros(table.factors)
+    for varies in np.ndindex(*parts.shape):
+        if parts[varies] > 0:
+            shape = [n if v else 1 for n, v in zip(table.factors, varies, strict=True)]
+            x = x + np.sqrt(parts[varies]) * generator.standard_normal(shape)
+    spread = np.maximum(table.same - table.mean**2, 0.0)
+    level = float(parts.sum())
+    scale = np.sqrt(spread / level) if level > 0 else 0.0
+    return np.asarray((table.mean + scale * x).reshape(table.shape))
