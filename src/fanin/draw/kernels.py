@@ -27,7 +27,8 @@ FLOAT32, BFLOAT16, FLOAT16, E4M3, E5M2 = range(5)
 M0, M1 = (np.uint64(m) for m in MULTIPLIERS)
 STEP0, STEP1 = (np.uint64(s) for s in KEY_STEPS)
 LOW, WORD = np.uint64(0xFFFFFFFF), np.uint64(32)
-SIGN = np.uint32(0x80000000)
+SIGN, EXPONENT, UPPER = np.uint32(0x80000000), np.uint32(0x7F800000), np.uint32(0xFFFF0000)
+EIGHT, SIXTEEN, TWENTY_FOUR = np.uint32(8), np.uint32(16), np.uint32(24)
 TWO_THIRDS, MANTISSA = np.int32(transform.TWO_THIRDS), np.int32(0x7FFFFF)
 ONE, HALF, MINUS_HALF = np.float32(1), np.float32(0.5), np.float32(-0.5)
 MINUS_LN2, FIVE = np.float32(-transform.LN2), np.float32(5)
@@ -39,9 +40,20 @@ C0, C1, C2 = (np.float32(c) for c in transform.COS)
 A0, A1, A2, A3, A4, A5, A6, A7, A8, A9 = (np.float32(c) for c in transform.CENTRE)
 B0, B1, B2, B3, B4, B5, B6, B7, B8, B9 = (np.float32(c) for c in transform.TAIL)
 
-H_DROP, H_REBIAS, H_SMALLEST, H_MAGIC, H_DOWN = constants(FORMATS["float16"])
-P_DROP, P_REBIAS, P_SMALLEST, P_MAGIC, P_DOWN = constants(FORMATS["float8_e4m3fn"])
-Q_DROP, Q_REBIAS, Q_SMALLEST, Q_MAGIC, Q_DOWN = constants(FORMATS["float8_e5m2"])
+
+def narrow(name: str) -> tuple[Any, Any, Any, Any]:
+    """What `_narrowed` needs of a format: bits dropped, the same in an exponent, the least normal
+    number, and what is too much in every element of a packed word.
+    """
+    width = 8 * np.dtype(FORMATS[name].storage).itemsize
+    drop, _, least, _, _ = (int(c) for c in constants(FORMATS[name]))
+    excess = sum((least >> drop) << at for at in range(0, 32, width)) % 2**32
+    return np.uint32(drop), np.uint32(drop << 23), np.int32(least), np.uint32(excess)
+
+
+H_DROP, H_STEP, H_LEAST, H_EXCESS = narrow("float16")
+P_DROP, P_STEP, P_LEAST, P_EXCESS = narrow("float8_e4m3fn")
+Q_DROP, Q_STEP, Q_LEAST, Q_EXCESS = narrow("float8_e5m2")
 
 
 def compiled(function: Any) -> Any:
@@ -136,17 +148,28 @@ def _angle(word, radius):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _normals(words, blocks, radii, out, std, mean):  # type: ignore[no-untyped-def]
-    _radii(words[0], blocks, radii[0], std)
-    _radii(words[2], blocks, radii[1], std)
-    angle0, angle1, radius0, radius1 = words[1], words[3], radii[0], radii[1]
+def _normals(words, blocks, z, out, std, mean, whole):  # type: ignore[no-untyped-def]
+    """Into `out` in order where that is `whole`, else into the rows of z by word."""
+    for j in (0, 2):
+        _radii(words[j], blocks, z[j], std)
+    angle0, angle1, z0, z1, z2, z3 = words[1], words[3], z[0], z[1], z[2], z[3]
+    if whole:
+        for i in range(blocks):
+            a, b = _angle(angle0[i], z0[i])
+            c, d = _angle(angle1[i], z2[i])
+            out[4 * i] = a + mean
+            out[4 * i + 1] = b + mean
+            out[4 * i + 2] = c + mean
+            out[4 * i + 3] = d + mean
+        return
     for i in range(blocks):
-        a, b = _angle(angle0[i], radius0[i])
-        c, d = _angle(angle1[i], radius1[i])
-        out[4 * i] = a + mean
-        out[4 * i + 1] = b + mean
-        out[4 * i + 2] = c + mean
-        out[4 * i + 3] = d + mean
+        a, b = _angle(angle0[i], z0[i])
+        z0[i] = a + mean
+        z1[i] = b + mean
+    for i in range(blocks):
+        c, d = _angle(angle1[i], z2[i])
+        z2[i] = c + mean
+        z3[i] = d + mean
 
 
 @inlined
@@ -155,13 +178,20 @@ def _uniform(word, half, centre):  # type: ignore[no-untyped-def]
 
 
 @compiled
-def _uniforms(words, blocks, out, half, centre):  # type: ignore[no-untyped-def]
+def _uniforms(words, blocks, z, out, half, centre, whole):  # type: ignore[no-untyped-def]
+    """Into `out` in order where that is `whole`, else into the rows of z by word."""
     w0, w1, w2, w3 = words[0], words[1], words[2], words[3]
-    for i in range(blocks):
-        out[4 * i] = _uniform(w0[i], half, centre)
-        out[4 * i + 1] = _uniform(w1[i], half, centre)
-        out[4 * i + 2] = _uniform(w2[i], half, centre)
-        out[4 * i + 3] = _uniform(w3[i], half, centre)
+    if whole:
+        for i in range(blocks):
+            out[4 * i] = _uniform(w0[i], half, centre)
+            out[4 * i + 1] = _uniform(w1[i], half, centre)
+            out[4 * i + 2] = _uniform(w2[i], half, centre)
+            out[4 * i + 3] = _uniform(w3[i], half, centre)
+        return
+    for j in range(4):
+        word, row = words[j], z[j]
+        for i in range(blocks):
+            row[i] = _uniform(word[i], half, centre)
 
 
 @compiled
@@ -217,89 +247,126 @@ def _interleave(z, blocks, out):  # type: ignore[no-untyped-def]
         out[4 * i + 3] = z3[i]
 
 
+@inlined
+def _bits(value):  # type: ignore[no-untyped-def]
+    return np.float32(value).view(np.uint32)
+
+
+@inlined
+def _bfloat16(value):  # type: ignore[no-untyped-def]
+    """Rounded to nearest even at bit 16: the upper half is the result."""
+    odd = np.uint32(np.uint32(_bits(value) >> SIXTEEN) & np.uint32(1))
+    return np.uint32(_bits(value) + np.uint32(0x7FFF) + odd)
+
+
 @compiled
-def _tile(out, first, blocks, scratch, z, kind, p, source):  # type: ignore[no-untyped-def]
-    """All elements of consecutive blocks as float32."""
+def _to_bfloat16(z, blocks, out):  # type: ignore[no-untyped-def]
+    z0, z1, z2, z3 = z[0], z[1], z[2], z[3]
+    for i in range(blocks):
+        out[2 * i] = np.uint32(_bfloat16(z0[i]) >> SIXTEEN) | np.uint32(_bfloat16(z1[i]) & UPPER)
+        out[2 * i + 1] = np.uint32(_bfloat16(z2[i]) >> SIXTEEN) | np.uint32(
+            _bfloat16(z3[i]) & UPPER
+        )
+
+
+@inlined
+def _narrowed(value, drop, step, least):  # type: ignore[no-untyped-def]
+    """`rounding.to_bits` of the size of one value, and (least >> drop) too much.
+
+    The value is added to the power of two whose last place is the value's last place in the
+    format, which is that of the least normal number where the value is less; so the addition
+    rounds, for normal and other numbers alike.
+    """
+    bits = _bits(value)
+    exponent = np.uint32(max(np.int32(bits & EXPONENT), least))
+    power = np.uint32(np.uint32(exponent + step) | np.uint32(bits & SIGN))
+    rounded = _bits(np.float32(value) + power.view(np.float32))
+    return np.uint32(np.uint32(rounded - power) + np.uint32(exponent >> drop))
+
+
+@inlined
+def _two(a, b):  # type: ignore[no-untyped-def]
+    """Two values of float16 in one word."""
+    first = _narrowed(a, H_DROP, H_STEP, H_LEAST)
+    second = _narrowed(b, H_DROP, H_STEP, H_LEAST)
+    sizes = np.uint32(np.uint32(first + np.uint32(second << SIXTEEN)) - H_EXCESS)
+    low = np.uint32(np.uint32(_bits(a) & SIGN) >> SIXTEEN)
+    return np.uint32(sizes | np.uint32(low | np.uint32(_bits(b) & SIGN)))
+
+
+@compiled
+def _to_float16(z, blocks, out):  # type: ignore[no-untyped-def]
+    z0, z1, z2, z3 = z[0], z[1], z[2], z[3]
+    for i in range(blocks):
+        out[2 * i] = _two(z0[i], z1[i])
+        out[2 * i + 1] = _two(z2[i], z3[i])
+
+
+@inlined
+def _four(a, b, c, d, drop, step, least, excess):  # type: ignore[no-untyped-def]
+    """Four values of an 8-bit format in one word."""
+    low = np.uint32(
+        _narrowed(a, drop, step, least) + np.uint32(_narrowed(b, drop, step, least) << EIGHT)
+    )
+    high = np.uint32(
+        _narrowed(c, drop, step, least) + np.uint32(_narrowed(d, drop, step, least) << EIGHT)
+    )
+    sizes = np.uint32(np.uint32(low + np.uint32(high << SIXTEEN)) - excess)
+    signs = np.uint32(np.uint32(_bits(a) & SIGN) >> TWENTY_FOUR)
+    signs |= np.uint32(np.uint32(_bits(b) & SIGN) >> SIXTEEN)
+    signs |= np.uint32(np.uint32(_bits(c) & SIGN) >> EIGHT)
+    return np.uint32(sizes | np.uint32(signs | np.uint32(_bits(d) & SIGN)))
+
+
+@compiled
+def _to_e4m3(z, blocks, out):  # type: ignore[no-untyped-def]
+    z0, z1, z2, z3 = z[0], z[1], z[2], z[3]
+    for i in range(blocks):
+        out[i] = _four(z0[i], z1[i], z2[i], z3[i], P_DROP, P_STEP, P_LEAST, P_EXCESS)
+
+
+@compiled
+def _to_e5m2(z, blocks, out):  # type: ignore[no-untyped-def]
+    z0, z1, z2, z3 = z[0], z[1], z[2], z[3]
+    for i in range(blocks):
+        out[i] = _four(z0[i], z1[i], z2[i], z3[i], Q_DROP, Q_STEP, Q_LEAST, Q_EXCESS)
+
+
+@compiled
+def _store(z, blocks, out, form):  # type: ignore[no-untyped-def]
+    """Rows by word into the bytes of a type of `FORMS`, in order; `out` is words of 32 bits."""
+    if form == FLOAT32:
+        _interleave(z, blocks, out.view(np.float32))
+    elif form == BFLOAT16:
+        _to_bfloat16(z, blocks, out)
+    elif form == FLOAT16:
+        _to_float16(z, blocks, out)
+    elif form == E4M3:
+        _to_e4m3(z, blocks, out)
+    else:
+        _to_e5m2(z, blocks, out)
+
+
+@compiled
+def _tile(out, first, blocks, scratch, z, kind, p, source, form):  # type: ignore[no-untyped-def]
+    """All elements of consecutive blocks."""
     _philox(scratch, first, blocks, source)
-    words = scratch.view(np.uint32)
+    words, whole = scratch.view(np.uint32), form == FLOAT32
     if kind == NORMAL:
-        _normals(words, blocks, z, out, p[1], p[0])
-        return
-    if kind == UNIFORM:
-        _uniforms(words, blocks, out, p[1], p[0])
-        return
-    for j in range(4):
-        if kind == TRUNCATED:
+        _normals(words, blocks, z, out.view(np.float32), p[1], p[0], whole)
+    elif kind == UNIFORM:
+        _uniforms(words, blocks, z, out.view(np.float32), p[1], p[0], whole)
+    elif kind == TRUNCATED:
+        for j in range(4):
             _centres(words[j], blocks, z[4], z[j], p[2], p[3])
             if p[3] < TAIL_NEEDED:
                 _tails(blocks, z[4], z[j])
             _signed(words[j], blocks, z[j], p[1], p[0])
-        else:
-            _signs(words[j], blocks, z[j], p[0])
-    _interleave(z, blocks, out)
-
-
-@compiled
-def _copy(values, out):  # type: ignore[no-untyped-def]
-    for i in range(len(out)):
-        out[i] = values[i]
-
-
-@compiled
-def _to_bfloat16(values, out):  # type: ignore[no-untyped-def]
-    """Round to nearest even at bit 16: `rounding.to_bits` without its case of small numbers."""
-    for i in range(len(out)):
-        bits = np.float32(values[i]).view(np.uint32)
-        odd = np.uint32(np.uint32(bits >> np.uint32(16)) & np.uint32(1))
-        out[i] = np.uint16(np.uint32(bits + np.uint32(0x7FFF) + odd) >> np.uint32(16))
-
-
-@inlined
-def _narrow(value, drop, rebias, smallest, magic, down):  # type: ignore[no-untyped-def]
-    """`rounding.to_bits` of one value; shifts by constants, and masks, so that it vectorises."""
-    bits = np.float32(value).view(np.uint32)
-    size = np.uint32(bits & np.uint32(0x7FFFFFFF))
-    odd = np.uint32(np.uint32(size >> drop) & np.uint32(1))
-    half = np.uint32(np.uint32(np.uint32(1) << np.uint32(drop - np.uint32(1))) - np.uint32(1))
-    normal = np.uint32(np.uint32(np.uint32(np.uint32(size + half) + odd) >> drop) - rebias)
-    added = np.float32(np.uint32(size).view(np.float32) + magic)
-    tiny = np.uint32(np.float32(added).view(np.uint32) - np.float32(magic).view(np.uint32))
-    less = np.uint32(np.int32(np.int32(np.int32(size) - np.int32(smallest)) >> np.int32(31)))
-    rounded = np.uint32(normal ^ np.uint32(np.uint32(normal ^ tiny) & less))
-    return np.uint32(rounded | np.uint32(np.uint32(bits & SIGN) >> down))
-
-
-@compiled
-def _to_float16(values, out):  # type: ignore[no-untyped-def]
-    for i in range(len(out)):
-        out[i] = _narrow(values[i], H_DROP, H_REBIAS, H_SMALLEST, H_MAGIC, H_DOWN)
-
-
-@compiled
-def _to_e4m3(values, out):  # type: ignore[no-untyped-def]
-    for i in range(len(out)):
-        out[i] = _narrow(values[i], P_DROP, P_REBIAS, P_SMALLEST, P_MAGIC, P_DOWN)
-
-
-@compiled
-def _to_e5m2(values, out):  # type: ignore[no-untyped-def]
-    for i in range(len(out)):
-        out[i] = _narrow(values[i], Q_DROP, Q_REBIAS, Q_SMALLEST, Q_MAGIC, Q_DOWN)
-
-
-@compiled
-def _store(values, out, form):  # type: ignore[no-untyped-def]
-    """float32 values into the bytes of a type of `FORMS`."""
-    if form == FLOAT32:
-        _copy(values, out.view(np.float32))
-    elif form == BFLOAT16:
-        _to_bfloat16(values, out.view(np.uint16))
-    elif form == FLOAT16:
-        _to_float16(values, out.view(np.uint16))
-    elif form == E4M3:
-        _to_e4m3(values, out)
     else:
-        _to_e5m2(values, out)
+        for j in range(4):
+            _signs(words[j], blocks, z[j], p[0])
+    if not (whole and kind <= UNIFORM):
+        _store(z, blocks, out, form)
 
 
 @compiled
@@ -316,7 +383,7 @@ def draw(out, starts, kind, p, source, form):  # type: ignore[no-untyped-def]
     """
     scratch = np.empty((4, BLOCKS // 2), np.uint64)
     z = np.empty((5, BLOCKS), np.float32)
-    whole = np.empty(4 * BLOCKS, np.float32)
+    aside = np.empty(4 * BLOCKS, np.uint32)
     size = 4 if form == FLOAT32 else (2 if form <= FLOAT16 else 1)
     length = out.shape[1] // size
     for row in range(out.shape[0]):
@@ -328,11 +395,11 @@ def draw(out, starts, kind, p, source, form):  # type: ignore[no-untyped-def]
             count = min(4 * blocks - skip, length - done)
             target = out[row][size * done : size * (done + count)]
             first = np.uint64(at // 4)
-            if form == FLOAT32 and count == 4 * blocks:
-                _tile(target.view(np.float32), first, blocks, scratch, z, kind, p, source)
+            if count == 4 * blocks and target.ctypes.data % 4 == 0:
+                _tile(target.view(np.uint32), first, blocks, scratch, z, kind, p, source, form)
             else:
-                _tile(whole, first, blocks, scratch, z, kind, p, source)
-                _store(whole[skip : skip + count], target, form)
+                _tile(aside, first, blocks, scratch, z, kind, p, source, form)
+                target[:] = aside.view(np.uint8)[size * skip : size * (skip + count)]
             done += count
             at += count
 
