@@ -273,14 +273,13 @@ def _to_bfloat16(z, blocks, out):  # type: ignore[no-untyped-def]
 def _narrowed(value, drop, step, least):  # type: ignore[no-untyped-def]
     """`rounding.to_bits` of the size of one value, and (least >> drop) too much.
 
-    The value is added to the power of two whose last place is the value's last place in the
-    format, which is that of the least normal number where the value is less; so the addition
-    rounds, for normal and other numbers alike.
+    The size is added to the power of two whose last place is the size's last place in the format,
+    or that of the least normal number where the size is less; so the addition rounds.
     """
-    bits = _bits(value)
-    exponent = np.uint32(max(np.int32(bits & EXPONENT), least))
-    power = np.uint32(np.uint32(exponent + step) | np.uint32(bits & SIGN))
-    rounded = _bits(np.float32(value) + power.view(np.float32))
+    size = np.uint32(_bits(value) & np.uint32(0x7FFFFFFF))
+    exponent = np.uint32(max(np.int32(size & EXPONENT), least))
+    power = np.uint32(exponent + step)
+    rounded = _bits(size.view(np.float32) + power.view(np.float32))
     return np.uint32(np.uint32(rounded - power) + np.uint32(exponent >> drop))
 
 
