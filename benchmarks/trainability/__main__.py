@@ -1,0 +1,96 @@
+"""The command: `run` trains cells, `keep` makes a dated table, `report` makes the page."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import itertools
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.trainability import run
+from benchmarks.trainability.cells import SETS
+from rich.console import Console
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE.parent / "results"
+CELLS = Path("build/trainability")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse and run; the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.trainability")
+    parser.add_argument("--cells", type=Path, default=CELLS, help=f"folder of cells ({CELLS})")
+    commands = parser.add_subparsers(dest="command", required=True)
+    _run_options(commands.add_parser("run", help="train the cells that are not finished"))
+    keep = commands.add_parser("keep", help="write finished cells as a dated table")
+    keep.add_argument("--date", default=datetime.date.today().isoformat())
+    keep.add_argument("--note", default="", help="how and when the cells were run")
+    commands.add_parser("report", help="tables and figures into docs/")
+    options = parser.parse_args(arguments)
+    finished = run.Finished(options.cells, tuple(sorted(RESULTS.glob("trainability-*"))))
+    return {"run": _run, "keep": _keep, "report": _report}[options.command](options, finished)
+
+
+def _run_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--set", choices=SETS, default="quick")
+    parser.add_argument("--workers", type=int, default=-1, help="processes (one a core)")
+    parser.add_argument("--backend", choices=("loky", "dask"), default="loky")
+    parser.add_argument("--address", help="of a Dask scheduler, such as tcp://host:8786")
+    parser.add_argument("--limit", type=int, help="at most so many of the set's cells")
+    parser.add_argument("--minutes", type=float, help="start no cell after so many minutes")
+    parser.add_argument("--dry-run", action="store_true", help="say what it would cost")
+    parser.add_argument("--refresh", action="store_true", help="again where starts have changed")
+
+
+def _run(options: argparse.Namespace, finished: run.Finished) -> int:
+    cells = list(itertools.islice(SETS[options.set](), options.limit))
+    done = finished.all()
+    stale = finished.stale({c: done[c] for c in cells if c in done}) if options.refresh else []
+    todo = [c for c in dict.fromkeys(cells) if c not in done or c in stale]
+    kinds = Counter(f"{c.family}, {c.data}, {c.optimiser}" for c in todo)
+    for kind, count in kinds.items():
+        print(f"{count:5d} cells: {kind}")
+    cost = sum(map(run.cost, todo))
+    print(
+        f"{len(todo)} of {len(set(cells))} cells to train, about {run.duration(cost)} on one core"
+    )
+    if options.dry_run:
+        return 0
+    try:
+        run.run(
+            todo,
+            finished.folder,
+            workers=options.workers,
+            backend=options.backend,
+            address=options.address,
+            minutes=options.minutes,
+            console=Console(stderr=True),
+        )
+    except KeyboardInterrupt:
+        print(f"stopped; what is finished is in {finished.folder}, the same command goes on")
+        return 130
+    return 0
+
+
+def _keep(options: argparse.Namespace, finished: run.Finished) -> int:
+    from benchmarks.trainability import table
+
+    path = RESULTS / f"trainability-{options.date}"
+    count = table.write(path, finished.all(), options.note)
+    print(f"{count} cells in {path}")
+    return 0
+
+
+def _report(options: argparse.Namespace, finished: run.Finished) -> int:
+    from benchmarks.trainability import report
+
+    for path in report.write(HERE.parents[1] / "docs", finished.all()):
+        print(path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

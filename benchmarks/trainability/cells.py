@@ -1,0 +1,189 @@
+"""What is trained: a cell is one kind of network, one start, one optimiser; grids are data."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+from benchmarks.trainability.activations import ACTIVATIONS
+
+Family = Literal["plain", "conv", "residual", "gpt", "gpt without norm"]
+
+Optimiser = Literal["sgd", "adam"]
+
+OPTIMISERS: tuple[Optimiser, ...] = ("sgd", "adam")
+DEPTHS = (10, 20, 50, 100, 200)
+SGD_RATES = (0.001, 0.003, 0.01, 0.03, 0.1)
+QUICK_RATES = (0.003, 0.01, 0.03)
+ADAM_RATES = (1e-5, 1e-4, 1e-3)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One entry of the tables: the configuration is all that its result depends on.
+
+    Args:
+        family: of networks.
+        activation: a name of `ACTIVATIONS`.
+        depth: number of nonlinear layers.
+        start: a name of `STARTS`, or `normal(v,b)`: weight variance v / N, bias variance b.
+        data: `mnist`, `fashion-mnist` or `alice`.
+        optimiser: `sgd` with momentum 0.9, or `adam`.
+        rates: learning rates, of which the best on held-out images is taken.
+        seeds: of weights and order of images; the first chooses the rate.
+        epochs: passes over the training images; for text, steps.
+        width: units or channels of a layer.
+        images: training images at most, a tenth of them held out for the choice of the rate.
+        batch: images or lines of text in a step.
+        clip: largest norm of the gradient.
+    """
+
+    family: Family
+    activation: str
+    depth: int
+    start: str
+    data: str = "mnist"
+    optimiser: Optimiser = "sgd"
+    rates: tuple[float, ...] = SGD_RATES
+    seeds: tuple[int, ...] = (0, 1, 2)
+    epochs: int = 12
+    width: int = 128
+    images: int = 4000
+    batch: int = 64
+    clip: float | None = 1.0
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """JSON values that name the cell."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    @classmethod
+    def of(cls, facts: dict[str, Any]) -> Cell:
+        """The cell of `facts`."""
+        values: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in facts.items()
+        }
+        return cls(**values)
+
+    def __str__(self) -> str:
+        return f"{self.family} {self.depth} {self.activation}, {self.start}, {self.optimiser}"
+
+
+# --- grids: each is a generator of cells by importance ------------------------------------------
+
+PLAIN = (
+    "fanin",
+    "second moment",
+    "centred",
+    "layer norm",
+    "dks",
+    "tat",
+    "anyinit, centred",
+    "xavier",
+    "he",
+    "kumar",
+    "lsuv",
+    "anyinit",
+    "batch norm",
+    "torch default",
+    "orthogonal",
+    "second moment, orthogonal",
+    "fanin, orthogonal",
+)
+"""Starts of plain networks."""
+SHOWN = ("fanin", "torch default", "xavier", "he", "second moment", "orthogonal", "lsuv")
+"""Starts in the picture of one sigmoid network, all of them of the very same network."""
+PHASE_Optimiser = Literal["sgd", "adam"]
+
+DEPTHS = (4, 8, 12, 16, 24, 32, 48, 64)
+PHASE_VARIANCES = (1.0, 1.2, 1.4, 1.6, 1.8, 2.0, 2.3, 2.6, 3.0, 3.5, 4.0)
+PHASE_BIAS = 0.05
+
+
+def picture() -> Iterator[Cell]:
+    """One sigmoid network of 100 layers from every start that leaves it what it is."""
+    for name in SHOWN:
+        yield Cell("plain", "sigmoid", 100, name, rates=QUICK_RATES, seeds=(0,))
+
+
+def quick() -> Iterator[Cell]:
+    """The core of the table: depth 100, one seed, three rates, and the picture."""
+    for name in ("fanin", "layer norm"):
+        for f in ACTIVATIONS:
+            yield Cell("plain", f, 100, name, rates=QUICK_RATES, seeds=(0,))
+    yield from picture()
+    for f in ACTIVATIONS:
+        yield Cell("plain", f, 100, "centred", rates=QUICK_RATES, seeds=(0,))
+
+
+def phase() -> Iterator[Cell]:
+    """Tanh over depth and weight variance, after Schoenholz et al. 2017."""
+    for depth in PHASE_DEPTHS:
+        for v in PHASE_VARIANCES:
+            name = f"normal({v},{PHASE_BIAS})"
+            yield Cell("plain", "tanh", depth, name, rates=(0.01,), seeds=(0,), epochs=5)
+
+
+def plain(data: str = "mnist", optimiser: Optimiser = "sgd") -> Iterator[Cell]:
+    """The whole table of plain networks: deep and fanin's first."""
+    rates = SGD_RATES if optimiser == "sgd" else ADAM_RATES
+    for depth in sorted(DEPTHS, key=lambda d: abs(d - 100)):
+        for name in PLAIN:
+            for f in ACTIVATIONS:
+                yield Cell("plain", f, depth, name, data, optimiser, rates)
+
+
+def conv() -> Iterator[Cell]:
+    """Plain convolutional networks."""
+    for depth in (50, 20, 100):
+        for name in ("fanin", "second moment", "he", "batch norm", "torch default", "anyinit"):
+            for f in ACTIVATIONS:
+                yield _small(Cell("conv", f, depth, name, rates=(0.003, 0.01)))
+
+
+def residual() -> Iterator[Cell]:
+    """Residual networks without norm, and with."""
+    for depth in (21, 51):
+        for name in ("fanin", "torch default", "he", "second moment", "batch norm"):
+            for f in ("relu", "gelu", "silu", "tanh", "sigmoid"):
+                yield _small(Cell("residual", f, depth, name, rates=(0.003, 0.01)))
+
+
+def _small(cell: Cell) -> Cell:
+    """Convolutions: 16 channels, one seed, 6 epochs."""
+    return replace(cell, width=16, seeds=(0,), epochs=6)
+
+
+def gpt() -> Iterator[Cell]:
+    """A GPT of 6 blocks, 1,000 steps on the letters of a book."""
+    for family in ("gpt", "gpt without norm"):
+        for name in ("fanin", "torch default", "gpt2"):
+            yield Cell(
+                family, "gelu", 6, name, "alice", "adam", (1e-3, 3e-3), epochs=1000, width=64,
+                batch=8, images=0,
+            )  # fmt: skip
+
+
+def full() -> Iterator[Cell]:
+    """Everything."""
+    yield from quick()
+    yield from gpt()
+    yield from phase()
+    yield from conv()
+    yield from residual()
+    for data, optimiser in itertools.product(("mnist", "fashion-mnist"), OPTIMISERS):
+        yield from plain(data, optimiser)
+
+
+SETS: dict[str, Callable[[], Iterator[Cell]]] = {
+    "picture": picture,
+    "quick": quick,
+    "phase": phase,
+    "conv": conv,
+    "residual": residual,
+    "gpt": gpt,
+    "plain": plain,
+    "full": full,
+}

@@ -1,0 +1,168 @@
+"""Runs cells over processes or a cluster; each finished one is a file, so that a run goes on."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import math
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import joblib
+from benchmarks.trainability.cells import Cell
+from benchmarks.trainability.measure import fingerprint, measure
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from fanin.reproduce.store import Store
+
+Backend = Literal["loky", "dask"]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """Results on disk: a folder of cell files, and tables that were committed before.
+
+    Args:
+        folder: where cells are kept as they are finished.
+        tables: folders with a `cells.jsonl` each.
+    """
+
+    folder: Path
+    tables: tuple[Path, ...] = ()
+
+    def all(self) -> dict[Cell, dict[str, Any]]:
+        """Every result; the folder's own win."""
+        found: dict[Cell, dict[str, Any]] = {}
+        for table in self.tables:
+            for line in (table / "cells.jsonl").read_text().splitlines():
+                entry = json.loads(line)
+                found[Cell.of(entry["facts"])] = entry["result"]
+        for path in sorted(self.folder.glob("*.json")):
+            with contextlib.suppress(ValueError):  # not a cell, or not a whole one: run it again
+                entry = json.loads(path.read_text())
+                found[Cell.of(entry["facts"])] = entry["result"]
+        return found
+
+    def stale(self, results: dict[Cell, dict[str, Any]]) -> list[Cell]:
+        """Cells whose networks would start from other weights today than they did."""
+        return [c for c, r in results.items() if r.get("start") != fingerprint(c)]
+
+
+def cost(cell: Cell) -> float:
+    """Seconds of one core that a cell takes, by a count of its multiplications.
+
+    Measured on one core of a virtual Xeon; a guess elsewhere, good enough for a plan.
+    """
+    networks = len(cell.rates) + len(cell.seeds) - 1
+    if cell.family.startswith("gpt"):
+        return networks * cell.epochs * 0.0008 * cell.batch * cell.depth
+    steps = cell.epochs * (cell.images * 9 // 10) // cell.batch
+    layer = {"plain": 6e-11 * cell.width**2, "conv": 9e-10 * 49 * cell.width**2}
+    work = cell.batch * layer.get(cell.family, layer["conv"]) + 6e-5
+    more = 1.5 if "norm" in cell.start else 1.0
+    return networks * steps * cell.depth * work * more * (1.3 if cell.optimiser == "adam" else 1.0)
+
+
+def run(
+    cells: Sequence[Cell],
+    folder: Path,
+    *,
+    workers: int,
+    backend: Backend = "loky",
+    address: str | None = None,
+    minutes: float | None = None,
+    console: Console | None = None,
+) -> None:
+    """Train cells in the order given.
+
+    A cell is written when it is done, by one replacement of a file: an interruption loses the
+    cells in flight and nothing else.
+
+    Args:
+        cells: by importance.
+        folder: where each result goes.
+        workers: processes side by side, each with one thread; -1 for one a core.
+        backend: `loky` for processes here, `dask` for a cluster.
+        address: of the cluster's scheduler, or None for a cluster on this machine.
+        minutes: after which no further cell is started.
+        console: where progress is shown.
+    """
+    store, end = Store(folder), math.inf if minutes is None else time.monotonic() + 60 * minutes
+    with _backend(backend, address, workers), _bar(cells, console) as advance:
+        jobs = (
+            joblib.delayed(_one)(cell)
+            for cell in itertools.takewhile(lambda _: time.monotonic() < end, cells)
+        )
+        parallel = joblib.Parallel(
+            n_jobs=workers,
+            backend=backend,
+            pre_dispatch="n_jobs",
+            batch_size=1,
+            return_as="generator_unordered",
+        )
+        for facts, result in parallel(jobs):
+            store.put(facts, result)
+            advance(Cell.of(facts))
+
+
+def _one(cell: Cell) -> tuple[dict[str, Any], dict[str, Any]]:
+    """One cell, in a worker: its facts and its result."""
+    began = time.process_time()
+    result = measure(cell)
+    return cell.facts, {**result, "seconds": round(time.process_time() - began, 1)}
+
+
+@contextlib.contextmanager
+def _backend(name: Backend, address: str | None, workers: int) -> Iterator[None]:
+    """A connection to the cluster, where one is asked for."""
+    if name == "loky":
+        yield
+        return
+    from distributed import Client, LocalCluster
+
+    with contextlib.ExitStack() as stack:
+        where: Any = address
+        if address is None:
+            size = joblib.cpu_count() if workers == -1 else workers
+            where = stack.enter_context(LocalCluster(size, threads_per_worker=1))
+        stack.enter_context(Client(where))
+        yield
+
+
+@contextlib.contextmanager
+def _bar(todo: Sequence[Cell], console: Console | None) -> Iterator[Any]:
+    """A bar over the work, with the time that is left by the work done so far."""
+    console = console or Console(stderr=True)
+    total, spent, began = sum(map(cost, todo)), 0.0, time.monotonic()
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[left]}"),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        bar = progress.add_task("cells", total=len(todo), left="")
+
+        def advance(cell: Cell) -> None:
+            nonlocal spent
+            spent += cost(cell)
+            left = (time.monotonic() - began) * (total / spent - 1)
+            progress.update(bar, advance=1, left=f"{duration(left)} left")
+            if not console.is_terminal:
+                console.print(f"{cell}; {duration(left)} left", highlight=False)
+
+        yield advance
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words: `3 h 20 min`, `5 min`, `40 s`."""
+    minutes = round(seconds / 60)
+    if minutes < 2:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h {minutes % 60} min"
