@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from tests.planning import coordinates
 from tests.planning import networks as net
+from tests.torch.test_shard import launch
 from torch import Tensor, nn
 
 import fanin
@@ -336,35 +341,20 @@ def test_mup_variances_and_rates() -> None:
     assert at_base["head.weight"].std == pytest.approx(64**-0.5)
 
 
-def test_mup_keeps_the_size_of_updates_over_widths() -> None:
-    """Four Adam steps: activations move by the same amount at width 64 and at width 1024."""
+def test_mup_passes_the_coordinate_check_and_the_standard_rule_does_not() -> None:
+    """Acceptance: widths 128 to 2048, four Adam steps; slopes below 0.05, and above 0.3."""
+    flat = coordinates.slopes("mup", coordinates.WIDTHS)
+    steep = coordinates.slopes("second_moment", coordinates.FEW_WIDTHS)
+    assert max(abs(slope) for layer in flat for slope in layer) < 0.05, flat
+    assert max(slope for layer in steep for slope in layer) > 0.3, steep
 
-    def moved(width: int) -> list[float]:
-        torch.manual_seed(0)
-        model, x = net.mlp(2, nn.ReLU(), width, 16, 4), torch.randn(64, 16)
-        y = torch.randint(0, 4, (64,))
-        rule = MuP(base=meta(lambda: net.mlp(2, nn.ReLU(), 64, 16, 4)))
-        plan = fanin.init_(model, x, rule)
-        with torch.no_grad():
-            before = [model[:i](x) for i in (1, 3, 5)]
-        groups = [
-            {"params": [p], "lr": 0.01 * plan.lr_multipliers[n]}
-            for n, p in model.named_parameters()
-        ]
-        optimizer = torch.optim.Adam(groups)
-        for _ in range(4):
-            optimizer.zero_grad()
-            nn.functional.cross_entropy(model(x), y).backward()
-            optimizer.step()
-        with torch.no_grad():
-            return [
-                (model[:i](x) - old).pow(2).mean().sqrt().item()
-                for i, old in zip((1, 3, 5), before, strict=True)
-            ]
 
-    narrow, wide = moved(64), moved(1024)
-    slopes = [math.log(b / a) / math.log(16) for a, b in zip(narrow, wide, strict=True)]
-    assert max(map(abs, slopes)) < 0.15
+def test_mup_passes_it_after_fully_shard_too(tmp_path: Path) -> None:
+    launch(2, Path(coordinates.__file__), str(tmp_path / "slopes.json"))
+    sharded = json.loads((tmp_path / "slopes.json").read_text())
+    assert max(abs(slope) for layer in sharded for slope in layer) < 0.05, sharded
+    alone = coordinates.slopes("mup", coordinates.FEW_WIDTHS)
+    np.testing.assert_allclose(sharded, alone, atol=1e-4)
 
 
 def test_what_mup_refuses() -> None:
