@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from fanin import draw
-from fanin.errors import FaninError, PlanError
+from fanin.errors import PlanError
 from fanin.planning.plan import Plan, Row, Stack
 from fanin.planning.solve import solve
 from fanin.signal.graph import Graph
@@ -21,6 +21,7 @@ from fanin.torch.present import Held, constants, kept, present
 from fanin.torch.slots import fixes_scale, refuse, writable
 from fanin.torch.tracing.modules import is_lazy, named_tensors, original
 from fanin.torch.tracing.trace import Inputs, trace
+from fanin.torch.writing.held import held_interrupts
 from fanin.torch.writing.write import write_
 
 
@@ -140,7 +141,8 @@ def apply_(model: nn.Module, plan: Plan, seed: int = 0) -> Plan:
             not in the plan.
         UninitializedError: a tensor on meta, or a placeholder without elements.
         NotCoveredError: a parametrization that cannot take values.
-        All are found before anything is written, or what was written is put back.
+        All are found before anything is written, or what was written is put back. An interrupt
+        waits until all is written; a second one does not wait.
 
     Example:
         >>> net = nn.Linear(4, 2)
@@ -157,11 +159,11 @@ def apply_(model: nn.Module, plan: Plan, seed: int = 0) -> Plan:
     later = [row for row in written if is_lazy(_tensor(model, row.path))]
     now = [row for row in written if row not in later]
     before = {row.path: _state(model, row) for row in now if row.kind == "parametrized"}
-    with torch.no_grad():
+    with torch.no_grad(), held_interrupts():
         try:  # parametrizations go first: they alone can fail, and they are put back
             for row in now:
                 _write(model, row, seed)
-        except FaninError:
+        except BaseException:
             for path, state in before.items():
                 _owner(model, path)[0].load_state_dict(state)
             raise
