@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import statistics
 
 from fanin.errors import FaninError
@@ -13,6 +14,7 @@ TORCH_DEFAULT = 3**-0.5
 """std * sqrt(fan_in) of `kaiming_uniform_(a=sqrt(5))`, the default of linear layers."""
 
 
+@functools.lru_cache(maxsize=64)
 def needed_gain(activation: str, rule: str = "second_moment") -> float | None:
     """The gain that a rule gives this activation, or None where it has none."""
     from fanin.theory.gain import gain

@@ -13,8 +13,11 @@ from torch import nn
 from fanin.errors import ArgumentError, ArgumentTypeError
 from fanin.torch.calling import SEED, main_outputs
 from fanin.torch.probing.measurement import Loss
+from fanin.torch.probing.statistics import square_sum
 
 NAMES = ("ce", "bce", "mse")
+IGNORED = -100
+"""The class that cross-entropy leaves out."""
 _KNOWN = {
     F.cross_entropy: "ce",
     F.binary_cross_entropy_with_logits: "bce",
@@ -47,9 +50,12 @@ def loss_name(loss: str | Callable[..., Any] | None) -> str | None:
 
 def compute(
     loss: str | Callable[..., Any], outputs: Any, targets: Any, class_axis: int | None
-) -> tuple[torch.Tensor, Any]:
-    """The loss as a tensor, and the targets that were used (drawn where none were given)."""
-    name = loss_name(loss)
+) -> tuple[torch.Tensor, Any, torch.Tensor | None]:
+    """The loss, the targets that were used (drawn where none were given), and its terms if known.
+
+    The terms are per sample and position, detached; they tell how far chance goes.
+    """
+    name = str(loss_name(loss))
     if name == "custom":
         assert callable(loss)
         value = loss(outputs) if targets is None else loss(outputs, targets)
@@ -58,7 +64,7 @@ def compute(
             if isinstance(value, torch.Tensor):
                 got = f"a tensor of shape {tuple(value.shape)}"
             raise ArgumentTypeError("check(loss)", expected="a loss that returns a scalar", got=got)
-        return value.reshape(()), targets
+        return value.reshape(()), targets, None
     found = main_outputs(outputs)
     if not found:
         raise ArgumentTypeError(
@@ -69,23 +75,63 @@ def compute(
         )
     prediction = found[0]
     if targets is None:
-        targets = _draw_targets(str(name), prediction, class_axis)
+        targets = _draw_targets(name, prediction, class_axis)
     if callable(loss):
-        return loss(prediction, targets), targets
-    if name == "ce":
-        return F.cross_entropy(*_classes_second(prediction, targets, class_axis)), targets
-    if name == "bce":
-        return F.binary_cross_entropy_with_logits(prediction.float(), targets.float()), targets
-    return F.mse_loss(prediction.float(), targets.float()), targets
+        with torch.no_grad():
+            each = _terms(name, prediction.detach(), targets, class_axis)
+        return loss(prediction, targets), targets, each
+    each = _terms(name, prediction, targets, class_axis)
+    if each is None:
+        raise ArgumentError(
+            "check(targets)",
+            expected=f"a shape that fits outputs of shape {tuple(prediction.shape)}",
+            got=str(tuple(targets.shape)),
+        )
+    value = each.mean()
+    if name == "ce" and not targets.is_floating_point():
+        value = each.sum() / (targets != IGNORED).sum()
+    return value, targets, each.detach()
 
 
-def _classes_second(
-    prediction: torch.Tensor, targets: torch.Tensor, class_axis: int | None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits with the classes on axis 1, as cross-entropy wants them."""
+def _terms(
+    name: str, prediction: torch.Tensor, targets: torch.Tensor, class_axis: int | None
+) -> torch.Tensor | None:
+    """What the loss is the mean of; None where prediction and targets do not fit."""
     axis = _axis(prediction, class_axis)
-    logits = prediction.float().movedim(axis, 1) if prediction.dim() > 1 else prediction.float()
-    return logits, targets
+    if name != "ce":
+        if prediction.shape != targets.shape:
+            return None
+        error = F.mse_loss if name == "mse" else F.binary_cross_entropy_with_logits
+        return error(prediction.float(), targets.float(), reduction="none")
+    logits = prediction.float()
+    if logits.dim() > 1:
+        logits = logits.movedim(axis, 1)
+    fits = logits.shape[:1] + logits.shape[2:] if logits.dim() > 1 else torch.Size()
+    if targets.shape != (logits.shape if targets.is_floating_point() else fits):
+        return None
+    return F.cross_entropy(logits, targets, reduction="none", ignore_index=IGNORED)
+
+
+def own_terms(
+    value: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor | None
+) -> torch.Tensor | None:
+    """Terms of a loss that the model computed itself, if it is the cross-entropy of its labels.
+
+    Language models shift: position t predicts the label at t + 1.
+    """
+    if labels is None or labels.is_floating_point() or labels.dim() != logits.dim() - 1:
+        return None
+    pairs = [(logits, labels)]
+    if labels.dim() == 2:
+        pairs.append((logits[:, :-1], labels[:, 1:]))
+    for scores, classes in pairs:
+        each = _terms("ce", scores, classes, None)
+        if each is None:
+            continue
+        mean = each.sum() / (classes != IGNORED).sum()
+        if torch.isclose(mean, value.float(), rtol=1e-2) or not value.isfinite():
+            return each
+    return None
 
 
 def _axis(prediction: torch.Tensor, class_axis: int | None) -> int:
@@ -110,48 +156,44 @@ def describe(
     value: torch.Tensor,
     outputs: Any,
     targets: Any,
+    each: torch.Tensor | None,
     prior: Sequence[float] | None,
     class_axis: int | None,
 ) -> Loss:
     """The value beside what is expected at the start."""
     found = main_outputs(outputs)
-    prediction = found[0].detach().double() if found else None
     number = float(value.detach())
-    if name == "custom" or prediction is None:
+    if name == "custom" or not found:
         return Loss(number, name)
     if name == "mse":
         reference = float(targets.double().square().mean())
         return Loss(number, name, reference, "the mean square of the targets")
+    prediction = found[0].detach()
+    error = 0.0 if each is None else _standard_error(each)
     if name == "bce":
-        error = F.binary_cross_entropy_with_logits(prediction, targets.double(), reduction="none")
-        spread = _standard_error(error)
-        q = float(prediction.square().mean())
+        chances: Sequence[float] | None = None
         if prior is not None:
-            p = float(prior[0])
-            return Loss(
-                number, name, _entropy([p, 1 - p]), "the entropy of the prior", spread, 2, q
-            )
-        return Loss(number, name, math.log(2), "ln 2", spread, 2, q)
-    classes = prediction.shape[_axis(prediction, class_axis)]
-    centred = prediction - prediction.mean(_axis(prediction, class_axis), keepdim=True)
-    q = float(centred.square().mean())
-    error_of_mean = 0.0
-    if isinstance(targets, torch.Tensor) and not targets.is_floating_point():
-        logits, labels = _classes_second(prediction, targets, class_axis)
-        if logits.shape[:1] + logits.shape[2:] == labels.shape:
-            error_of_mean = _standard_error(
-                F.cross_entropy(logits.double(), labels, reduction="none")
-            )
-    if prior is not None:
-        return Loss(
-            number, name, _entropy(prior), "the entropy of the prior", error_of_mean, classes, q
-        )
-    return Loss(number, name, math.log(classes), f"ln {classes}", error_of_mean, classes, q)
+            chances = (float(prior[0]), 1 - float(prior[0]))
+        classes, known, power = 2, "ln 2", _mean_square(prediction)
+    else:
+        axis = _axis(prediction, class_axis)
+        chances, classes = prior, prediction.shape[axis]
+        known = f"ln {classes}"
+        shared = prediction.mean(axis, dtype=torch.float32)
+        power = max(_mean_square(prediction) - _mean_square(shared), 0.0)
+    expected, meaning = math.log(classes), known
+    if chances is not None:
+        expected, meaning = _entropy(chances), "the entropy of the prior"
+    return Loss(number, name, expected, meaning, error, classes, power)
+
+
+def _mean_square(tensor: torch.Tensor) -> float:
+    return float(square_sum(tensor).item() / max(tensor.numel(), 1))
 
 
 def _standard_error(each: torch.Tensor) -> float:
     """Of the mean over samples."""
-    rows = each.reshape(len(each), -1).mean(1)
+    rows = each.reshape(len(each), -1).mean(1, dtype=torch.float64)
     return float(rows.std() / len(rows) ** 0.5) if len(rows) > 1 else 0.0
 
 

@@ -23,6 +23,7 @@ from fanin.torch.calling import (
 from fanin.torch.probing import losses
 from fanin.torch.probing.measurement import Input, Layer, Loss, Measurement
 from fanin.torch.probing.probe import Probe, Row, Trace
+from fanin.torch.probing.slope import look
 from fanin.torch.probing.statistics import moments, sample
 from fanin.torch.probing.untouched import untouched
 from fanin.torch.probing.weights import mean_square, never_trains, weights
@@ -79,7 +80,7 @@ def measure(
         probe = Probe(inner, batch, [t for _, t in tensors])
         with probe:
             outputs = call(inner, given)
-        run = _Backward(inner, probe, outputs, loss, targets, prior)
+        run = _Backward(inner, probe, given, outputs, loss, targets, prior)
         gradients = run.backward()
         held = weights(inner, {n: float(mean_square(g)) for n, g in gradients.items()})
         zero = {name for name, w in held.items() if w.second_moment == 0}
@@ -149,6 +150,7 @@ class _Backward:
         self,
         model: nn.Module,
         probe: Probe,
+        inputs: Any,
         outputs: Any,
         loss: str | Callable[..., Any] | None,
         targets: Any,
@@ -161,24 +163,33 @@ class _Backward:
         origins = [o for o in map(probe.origin, found) if o]
         self.rows = tuple(sorted({row for origin in origins for row in origin.rows}))
         self._class_axis = 1 if origins and origins[0].channels_first else None
-        self.scalar = self._scalar(outputs, found, prior)
+        self.scalar = self._scalar(inputs, outputs, found, prior)
 
     def _scalar(
-        self, outputs: Any, found: list[torch.Tensor], prior: Sequence[float] | None
+        self,
+        inputs: Any,
+        outputs: Any,
+        found: list[torch.Tensor],
+        prior: Sequence[float] | None,
     ) -> torch.Tensor:
         """What is differentiated."""
         own = getattr(outputs, "loss", None)
         if self._loss is None and isinstance(own, torch.Tensor) and own.numel() == 1:
             logits = getattr(outputs, "logits", None)
-            name = "ce" if logits is not None and logits.shape[-1] > 1 else "custom"
-            self.described = losses.describe(name, own, outputs, None, prior, None)
+            labels = inputs.get("labels") if isinstance(inputs, Mapping) else None
+            each = None
+            if isinstance(logits, torch.Tensor) and isinstance(labels, torch.Tensor):
+                each = losses.own_terms(own.detach(), logits.detach(), labels)
+            name = "custom" if each is None else "ce"
+            self.described = losses.describe(name, own, outputs, labels, each, prior, None)
             return own.reshape(())
         if self._loss is None:
             self.notes.append("no loss was given: the gradient is that of a random cotangent")
             return self.cotangent(found)
-        value, targets = losses.compute(self._loss, outputs, self._targets, self._class_axis)
+        axis = self._class_axis
+        value, targets, each = losses.compute(self._loss, outputs, self._targets, axis)
         name = str(losses.loss_name(self._loss))
-        self.described = losses.describe(name, value, outputs, targets, prior, self._class_axis)
+        self.described = losses.describe(name, value, outputs, targets, each, prior, axis)
         if self._targets is None and name != "custom":
             self.notes.append("no targets were given: they were drawn at random")
         return value
@@ -204,7 +215,7 @@ class _Backward:
         outputs = call(self._model, inputs)
         own = getattr(outputs, "loss", None)
         if self._loss is not None:
-            value, _ = losses.compute(self._loss, outputs, self._targets, self._class_axis)
+            value, *_ = losses.compute(self._loss, outputs, self._targets, self._class_axis)
         elif isinstance(own, torch.Tensor) and own.numel() == 1:
             value = own.reshape(())
         else:
@@ -246,7 +257,9 @@ def layers(trace: Trace) -> Iterator[Layer]:
         return
     unknown = torch.full((3,), math.nan, dtype=torch.float64)
     table = torch.stack([r.moments.cpu() for r in trace.rows]).tolist()
-    looks = torch.stack([(unknown if r.look is None else r.look.cpu()) for r in trace.rows])
+    glimpses = [r.glimpse for r in trace.rows if r.glimpse is not None]
+    found = iter(look(glimpses))
+    looks = torch.stack([next(found).cpu() if r.glimpse else unknown for r in trace.rows])
     nan = torch.tensor(math.nan, dtype=torch.float64)
     sums = torch.stack([nan if r.square_sum is None else r.square_sum.cpu() for r in trace.rows])
     for row, numbers, seen, total in zip(
@@ -279,7 +292,7 @@ def _layer(row: Row, numbers: list[float], seen: list[float], total: float | Non
         broken,
         second == 0 and plain_sum == 0,
         dead,
-        saturated if row.flat_tails else None,
+        saturated if row.glimpse and row.glimpse.slope.flat_tails else None,
         None if total is None else total / max(row.size, 1),
         total,
         slope,

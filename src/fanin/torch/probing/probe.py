@@ -17,7 +17,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakIdKeyDictionary
 
 from fanin.torch.probing import operations
-from fanin.torch.probing.slope import Slope, look
+from fanin.torch.probing.slope import Glimpse, Slope, glimpse
 from fanin.torch.probing.statistics import moments, sample, square_sum
 
 WEIGHTED = ("linear", "embedding", "recurrent")
@@ -50,8 +50,7 @@ class Row:
     weights: tuple[str, ...]
     width: int
     moments: torch.Tensor
-    look: torch.Tensor | None = None
-    flat_tails: bool = False
+    glimpse: Glimpse | None = None
     square_sum: torch.Tensor | None = None
     size: int = 1
 
@@ -145,7 +144,7 @@ class Probe(TorchFunctionMode):  # type: ignore[misc]
         if not origins:
             return func(*args, **kwargs)
         kind = operations.kind_of(name, weights, len(origins))
-        seen = self._slope(func, name, args, kwargs, origins[0]) if kind == "activation" else None
+        seen = self._glimpse(func, name, args, kwargs, origins[0]) if kind == "activation" else None
         out = func(*args, **kwargs)
         self._follow(out, name, kind, origins, weights, seen)
         return out
@@ -160,9 +159,9 @@ class Probe(TorchFunctionMode):  # type: ignore[misc]
             found = (f"{prefix}.{local}" if prefix else local) if local else None
         return found
 
-    def _slope(
+    def _glimpse(
         self, func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], origin: Origin
-    ) -> tuple[torch.Tensor, bool] | None:
+    ) -> Glimpse | None:
         """Look at an activation's input before the call, which may write over it."""
         before = args[0] if args else kwargs.get("input")
         batch = self.trace.batch
@@ -178,7 +177,7 @@ class Probe(TorchFunctionMode):  # type: ignore[misc]
             slope = self._slopes[key]
             if slope is None or slope.largest == 0:
                 return None
-            return look(slope, before, batch, origin.channels_first), slope.flat_tails
+            return glimpse(slope, before, batch, origin.channels_first)
         except (RuntimeError, TypeError, ValueError):  # such as one parameter for each channel
             self._slopes[key] = None
             return None
@@ -190,7 +189,7 @@ class Probe(TorchFunctionMode):  # type: ignore[misc]
         kind: str | None,
         origins: list[Origin],
         weights: list[str],
-        seen: tuple[torch.Tensor, bool] | None,
+        seen: Glimpse | None,
     ) -> None:
         """Give the results an origin, and a row if the call makes one."""
         results = [t for t in _tensors(out) if t.is_floating_point()]
@@ -221,7 +220,7 @@ class Probe(TorchFunctionMode):  # type: ignore[misc]
         parents: tuple[int, ...],
         operands: tuple[tuple[int, ...], ...],
         weights: list[str],
-        seen: tuple[torch.Tensor, bool] | None,
+        seen: Glimpse | None,
         channels_first: bool,
     ) -> int:
         """Measure one result and wait for its gradient."""
@@ -241,10 +240,9 @@ class Probe(TorchFunctionMode):  # type: ignore[misc]
             tuple(dict.fromkeys(weights)),
             out.shape[axis] if out.dim() else 1,
             moments(out, sample(out, self.trace.batch)),
+            seen,
             size=out.numel(),
         )
-        if seen is not None:
-            row.look, row.flat_tails = seen
         if out.requires_grad:
             out.register_hook(_keep(row))
         self.trace.rows.append(row)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -31,8 +34,10 @@ class Slope:
     def __init__(
         self, function: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> None:
-        self._function, self._args = function, args
-        self._kwargs = {k: v for k, v in kwargs.items() if k != "inplace"}
+        # As they are now: an optimizer may write over a parameter before the slope is looked at.
+        self._function = function
+        self._args = tuple(_copy(a) for a in args)
+        self._kwargs = {k: _copy(v) for k, v in kwargs.items() if k != "inplace"}
         size = self.at(_GRID)[1].abs()
         self.largest = float(size[300:901].max())  # over |z| <= 15
         ends = size[[0, -1]].max()
@@ -46,20 +51,38 @@ class Slope:
 
     def at(self, z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """f(z) and f'(z); z is copied first, so that an in-place function writes into nothing."""
-        moved = [a.to(z) if isinstance(a, torch.Tensor) else a for a in self._args]
+        args = [a.to(z) if isinstance(a, torch.Tensor) else a for a in self._args]
+        named = {k: a.to(z) if isinstance(a, torch.Tensor) else a for k, a in self._kwargs.items()}
         with torch.enable_grad():
             point = z.detach().clone().requires_grad_()
-            value = self._function(point * 1, *moved, **self._kwargs)
+            value = self._function(point * 1, *args, **named)
             (slope,) = torch.autograd.grad(value.sum(), point)
         return value.detach(), slope
 
 
-def look(slope: Slope, before: torch.Tensor, batch: int, channels_first: bool) -> torch.Tensor:
-    r"""Share of dead units, share of saturated values, and the log-slope, as one small tensor.
+def _copy(value: Any) -> Any:
+    return value.detach().clone() if isinstance(value, torch.Tensor) else value
 
-    *Definition*: with g = |f'(z)| / max |f'| at sampled inputs z: a unit is dead if g < FLAT at
-    each of its values; a value is saturated if g < FLAT; the log-slope is
-    d log E[f^2] / d log E[z^2] = E[z f f'] / E[f^2].
+
+@dataclass(frozen=True)
+class Glimpse:
+    """A few values that an activation reads, kept until all of its kind are looked at together.
+
+    Args:
+        slope: the activation.
+        z: the values in float64, samples by places.
+        units: the unit of each place, counted from 0; None where places are units.
+        count: number of units among them.
+    """
+
+    slope: Slope
+    z: torch.Tensor
+    units: torch.Tensor | None
+    count: int
+
+
+def glimpse(slope: Slope, before: torch.Tensor, batch: int, channels_first: bool) -> Glimpse:
+    """Values at random places of some samples.
 
     Args:
         slope: the activation.
@@ -71,30 +94,57 @@ def look(slope: Slope, before: torch.Tensor, batch: int, channels_first: bool) -
     rows = min(batch, SAMPLES)
     table = table[:: batch // rows][:rows]
     width = table.shape[1]
-    flat = torch.arange(width, device=table.device)
     if width > COLUMNS:
-        flat = places(width, COLUMNS, table.device)
-        table = table.index_select(1, flat)
-    z = table.double()
-    f, derivative = slope.at(z)
-    low = derivative.abs() < FLAT * slope.largest
-    dead = low.all(0)
+        table = table.index_select(1, places(width, COLUMNS, table.device))
+    units, count = None, table.shape[1]
     if before.dim() > 2:
-        seen, where = _units(before, flat, channels_first).unique(return_inverse=True)
-        alive = torch.zeros(len(seen), device=z.device).index_add_(0, where, (~dead).float())
-        dead = alive == 0
-    log_slope = (z * f * derivative).mean() / f.square().mean()
-    shares = [dead.double().mean(), low.double().mean()]
-    if not slope.bounded:
-        shares = [torch.full_like(log_slope, torch.nan)] * 2
-    return torch.stack([*shares, log_slope])
+        units, count = _units(tuple(before.shape[1:]), channels_first)
+        units = units.to(table.device)
+    return Glimpse(slope, table.to(torch.float64, copy=True), units, count)
 
 
-def _units(before: torch.Tensor, flat: torch.Tensor, channels_first: bool) -> torch.Tensor:
-    """The unit of each flat place of a sample."""
-    if channels_first:
-        inner = 1
-        for size in before.shape[2:]:
-            inner *= size
-        return (flat // inner) % before.shape[1]
-    return flat % before.shape[-1]
+def look(glimpses: Sequence[Glimpse]) -> list[torch.Tensor]:
+    r"""Shares of dead units and of saturated values, and the log-slope, as a tensor for each.
+
+    *Definition*: with g = |f'(z)| / max |f'| at the values z: a unit is dead if g < FLAT at each
+    of its values; a value is saturated if g < FLAT; the log-slope is
+    d log E[f^2] / d log E[z^2] = E[z f f'] / E[f^2].
+
+    Args:
+        glimpses: of any activations; each is called once for all that it reads.
+    """
+    groups: dict[tuple[int, torch.device], list[int]] = {}
+    for i, seen in enumerate(glimpses):
+        groups.setdefault((id(seen.slope), seen.z.device), []).append(i)
+    found: dict[int, torch.Tensor] = {}
+    for indices in groups.values():
+        read = [glimpses[i].z.reshape(-1) for i in indices]
+        values, slopes = glimpses[indices[0]].slope.at(torch.cat(read))
+        sizes = [len(z) for z in read]
+        for i, f, slope in zip(indices, values.split(sizes), slopes.split(sizes), strict=True):
+            found[i] = _shares(glimpses[i], f, slope)
+    return [found[i] for i in range(len(glimpses))]
+
+
+def _shares(seen: Glimpse, f: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
+    """The three numbers of `look` for one call of an activation."""
+    log_slope = torch.dot(seen.z.reshape(-1) * f, slope) / torch.dot(f, f)
+    if not seen.slope.bounded:
+        nan = torch.full_like(log_slope, torch.nan)
+        return torch.stack([nan, nan, log_slope])
+    low = slope.abs() < FLAT * seen.slope.largest
+    dead = low.reshape(seen.z.shape).all(0)
+    if seen.units is not None:
+        alive = torch.zeros(seen.count, device=low.device)
+        dead = alive.index_add_(0, seen.units, (~dead).float()) == 0
+    return torch.stack([dead.double().mean(), low.double().mean(), log_slope])
+
+
+@functools.lru_cache(maxsize=256)
+def _units(shape: tuple[int, ...], channels_first: bool) -> tuple[torch.Tensor, int]:
+    """The unit of each place that is looked at, counted from 0, and how many there are."""
+    width = math.prod(shape)
+    flat = places(width, COLUMNS, torch.device("cpu")) if width > COLUMNS else torch.arange(width)
+    units = (flat // math.prod(shape[1:])) % shape[0] if channels_first else flat % shape[-1]
+    seen, where = units.unique(return_inverse=True)
+    return where, len(seen)

@@ -8,8 +8,9 @@ import torch
 
 SAMPLES = 32
 """At most this many samples of the batch enter a statistic."""
-VALUES = 1 << 15
-"""At most this many values enter a statistic, so that its cost does not grow with the model."""
+VALUES = 1 << 13
+"""At most this many values enter a statistic, so that its cost does not grow with the model: of a
+second moment the standard error is then 1.6%, where a layer of width 1024 varies by 7%."""
 TINY = 1e-12
 """Below this norm the squares of float32 may underflow."""
 
@@ -57,10 +58,10 @@ def moments(tensor: torch.Tensor, table: torch.Tensor | None) -> torch.Tensor:
         table = flat.double()[None]
     rows, size = table.shape[0], max(table.numel(), 1)
     centre = table.mean(0)
-    second = square_sum(table) / size
+    second = _dot(table) / size
     spread = torch.full_like(second, torch.nan)
     if rows > 1:
-        spread = square_sum(table - centre) * rows / ((rows - 1) * size)
+        spread = _dot(table - centre) * rows / ((rows - 1) * size)
     return torch.stack([second, centre.mean(), spread, total])
 
 
@@ -68,9 +69,18 @@ def square_sum(tensor: torch.Tensor) -> torch.Tensor:
     """The sum of squares in float64, with no float64 copy of a large tensor on a CPU."""
     if tensor.is_cuda or tensor.dtype == torch.float64 or tensor.numel() <= VALUES:
         return torch.linalg.vector_norm(tensor, dtype=torch.float64).square()
-    norm = torch.linalg.vector_norm(tensor, dtype=torch.float32).double()
-    if tensor.device.type == "cpu" and not TINY < norm < 1 / TINY:
+    if tensor.dtype == torch.float32 and tensor.is_contiguous():
+        norm = _dot(tensor).double().sqrt()
+    else:
+        norm = torch.linalg.vector_norm(tensor, dtype=torch.float32).double()
+    if tensor.device.type == "cpu" and not TINY < float(norm) < 1 / TINY:
         largest = tensor.abs().max().float()
         if largest.isfinite() and largest > 0:
             norm = torch.linalg.vector_norm(tensor.float() / largest).double() * largest.double()
     return norm.square()
+
+
+def _dot(tensor: torch.Tensor) -> torch.Tensor:
+    """The sum of squares in the tensor's own precision."""
+    flat = tensor.reshape(-1)
+    return torch.dot(flat, flat)

@@ -13,10 +13,13 @@ from torch import nn
 from fanin.errors import FaninError
 from fanin.planning.fans import Fans
 from fanin.torch.fans import fans
-from fanin.torch.probing.statistics import VALUES, places
+from fanin.torch.probing.statistics import places
 from fanin.torch.probing.untouched import local
 from fanin.torch.probing.weights import equal_rows
 from fanin.torch.provenance.recording import Write, history, lost_writes
+
+VALUES = 1 << 15
+"""At most this many values enter a test of shape."""
 
 
 @dataclass(frozen=True)
