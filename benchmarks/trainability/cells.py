@@ -93,7 +93,17 @@ PLAIN = (
     "fanin, orthogonal",
 )
 """Starts of plain networks."""
-SHOWN = ("fanin", "torch default", "xavier", "he", "second moment", "orthogonal", "lsuv")
+SHOWN = (
+    "fanin",
+    "torch default",
+    "xavier",
+    "he",
+    "second moment",
+    "orthogonal",
+    "lsuv",
+    "anyinit",
+    "anyinit, centred",
+)
 """Starts in the picture of one sigmoid network, all of them of the very same network."""
 PHASE_DEPTHS = (4, 8, 12, 16, 24, 32, 48, 64)
 PHASE_VARIANCES = (1.0, 1.2, 1.4, 1.6, 1.8, 2.0, 2.3, 2.6, 3.0, 3.5, 4.0)

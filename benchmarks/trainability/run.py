@@ -29,7 +29,7 @@ class Finished:
 
     Args:
         folder: where cells are kept as they are finished.
-        tables: folders with a `cells.jsonl` each.
+        tables: folders with a `cells.json` each.
     """
 
     folder: Path
@@ -39,8 +39,7 @@ class Finished:
         """Every result; the folder's own win."""
         found: dict[Cell, dict[str, Any]] = {}
         for table in self.tables:
-            for line in (table / "cells.jsonl").read_text().splitlines():
-                entry = json.loads(line)
+            for entry in json.loads((table / "cells.json").read_text())["cells"]:
                 found[Cell.of(entry["facts"])] = entry["result"]
         for path in sorted(self.folder.glob("*.json")):
             with contextlib.suppress(ValueError):  # not a cell, or not a whole one: run it again

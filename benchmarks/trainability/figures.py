@@ -1,0 +1,208 @@
+"""Figures of the page: one network from many starts, trained depth, and the phase picture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from benchmarks.trainability.activations import ACTIVATIONS
+from benchmarks.trainability.cells import (
+    DEPTHS,
+    PHASE_BIAS,
+    PHASE_DEPTHS,
+    PHASE_VARIANCES,
+    PLAIN,
+    SHOWN,
+)
+from benchmarks.trainability.table import Results, pick, score
+
+from fanin.errors import FaninError
+from fanin.reproduce.claim import Picture
+from fanin.reproduce.figures import Palette, figure, heading, level
+from fanin.theory.depth import depth_scales
+
+_NAMES = {"fanin": "fanin.init_", "lsuv": "LSUV", "anyinit": "AnyInit", "he": "He"}
+
+
+def pictures(results: Results) -> Iterator[Picture]:
+    """The figures whose cells are there."""
+    curves = _curves(results)
+    if "fanin" in curves and len(curves) > 1:
+        yield _one_network(curves)
+    if phase := _phase(results):
+        yield _phases(phase)
+    if grid := _grid(results):
+        yield _trained(grid)
+
+
+# --- one network of 100 layers ------------------------------------------------------------------
+
+
+def _curves(results: Results) -> dict[str, list[float]]:
+    """Test accuracy of the first seed, after each epoch, by start."""
+    curves = {}
+    for name in SHOWN:
+        found = pick(
+            results, family="plain", activation="sigmoid", depth=100, start=name, optimiser="sgd",
+            data="mnist",
+        )  # fmt: skip
+        if found is not None and "curves" in found[1]:
+            curves[name] = found[1]["curves"][0]
+    return curves
+
+
+def _one_network(curves: dict[str, list[float]]) -> Picture:
+    def draw(palette: Palette) -> Any:
+        canvas, (ax,) = figure(palette, width=7.6, height=3.5)
+        ours = curves["fanin"]
+        others = {name: c for name, c in curves.items() if name != "fanin"}
+        epochs = range(1, len(ours) + 1)
+        for curve in others.values():
+            ax.plot(epochs, curve, color=palette.series[4], linewidth=1.6)
+        ax.plot(epochs, ours, color=palette.series[0], linewidth=3, solid_capstyle="round")
+        ax.set(xlim=(1, len(ours) + 4.6), ylim=(0, 1), xlabel="epoch")
+        ax.set_xticks(list(epochs))
+        ax.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+        where = {"va": "center", "fontsize": 10}
+        ax.text(
+            len(ours) + 0.25, ours[-1], f"fanin.init_  {ours[-1]:.0%}",
+            color=palette.series[0], weight="bold", **where,
+        )  # fmt: skip
+        stuck = [_NAMES.get(name, name) for name, c in others.items() if c[-1] < 0.5]
+        if stuck:
+            text = "\n".join(stuck)
+            ax.text(
+                len(ours) + 0.25, 0.12 + 0.036 * (len(stuck) - 1), text,
+                color=palette.soft, linespacing=1.25, **where,
+            )  # fmt: skip
+        for name, curve in others.items():
+            if curve[-1] >= 0.5:
+                label = f"{_NAMES.get(name, name)}  {curve[-1]:.0%}"
+                ax.text(len(ours) + 0.25, curve[-1], label, color=palette.soft, **where)
+        level(ax, palette, 0.1, len(ours))
+        heading(ax, palette, "Test accuracy on MNIST, plain sigmoid network, 100 layers, SGD")
+        return canvas
+
+    return Picture(
+        "trainability-sigmoid",
+        "A plain sigmoid network of 100 layers learns from the start that fanin gives it",
+        "Best of three learning rates for each start. Dotted line: chance.",
+        draw,
+    )
+
+
+# --- phases -------------------------------------------------------------------------------------
+
+
+def _phase(results: Results) -> dict[tuple[int, float], float]:
+    """Final accuracy by depth and weight variance, where the whole grid is there."""
+    found = {}
+    for depth in PHASE_DEPTHS:
+        for v in PHASE_VARIANCES:
+            cell = pick(results, depth=depth, start=f"normal({v},{PHASE_BIAS})", activation="tanh")
+            if cell is None:
+                return {}
+            scored = score(*cell)
+            found[depth, v] = scored.mean if scored else 0.0
+    return found
+
+
+def _phases(phase: dict[tuple[int, float], float]) -> Picture:
+    def draw(palette: Palette) -> Any:
+        canvas, (ax,) = figure(palette, width=7.2, height=4.2)
+        values = [[phase[depth, v] for v in PHASE_VARIANCES] for depth in PHASE_DEPTHS]
+        ax.grid(visible=False)
+        mesh = ax.pcolormesh(
+            list(PHASE_VARIANCES), list(PHASE_DEPTHS), values,
+            cmap="viridis", vmin=0.1, vmax=0.95, shading="nearest",
+        )  # fmt: skip
+        for name, line in (("6 ξc", 6), ("ξc", 1)):
+            points = [(v, line * x) for v in _fine() if (x := _scale(v)) is not None]
+            ax.plot(*zip(*points, strict=True), color="white", linewidth=3.6)
+            ax.plot(*zip(*points, strict=True), color="#b3261e", linewidth=2)
+            at = next((p for p in reversed(points) if p[1] < PHASE_DEPTHS[-1] * 0.9), points[-1])
+            ax.annotate(name, at, (6, 4), textcoords="offset points", color="white", weight="bold")
+        ax.set(
+            xlabel="weight variance × fan_in", ylabel="depth",
+            yscale="log", ylim=(PHASE_DEPTHS[0] * 0.85, PHASE_DEPTHS[-1] * 1.15),
+        )  # fmt: skip
+        ax.set_yticks(list(PHASE_DEPTHS), [str(d) for d in PHASE_DEPTHS])
+        ax.minorticks_off()
+        bar = canvas.colorbar(mesh, ax=ax)
+        bar.ax.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+        bar.ax.tick_params(colors=palette.soft, labelsize=9)
+        heading(ax, palette, f"Test accuracy of tanh networks, bias variance {PHASE_BIAS}")
+        return canvas
+
+    return Picture(
+        "trainability-phase",
+        "Tanh networks train where the theory's depth scale says that inputs can be told apart",
+        "Red: the depth scale of correlation ξc, and six times it.",
+        draw,
+    )
+
+
+def _fine() -> list[float]:
+    low, high = PHASE_VARIANCES[0], PHASE_VARIANCES[-1]
+    return [low + (high - low) * i / 150 for i in range(151)]
+
+
+def _scale(v: float) -> float | None:
+    """The depth scale of correlation, at most twice the deepest network."""
+    try:
+        found = depth_scales("tanh", v, PHASE_BIAS).correlation
+    except FaninError:
+        return None
+    return min(found, 2.0 * PHASE_DEPTHS[-1])
+
+
+# --- trained depth ------------------------------------------------------------------------------
+
+
+def _grid(results: Results) -> dict[tuple[str, str], dict[int, float]]:
+    """Accuracy by activation and start, for every depth that was run; two depths at least."""
+    found: dict[tuple[str, str], dict[int, float]] = {}
+    for f in ACTIVATIONS:
+        for s in PLAIN:
+            for depth in DEPTHS:
+                cell = pick(
+                    results, family="plain", activation=f, depth=depth, start=s, data="mnist",
+                    optimiser="sgd",
+                )  # fmt: skip
+                scored = score(*cell) if cell else None
+                if scored is not None:
+                    found.setdefault((f, s), {})[depth] = scored.mean
+    return found
+
+
+def _trained(grid: dict[tuple[str, str], dict[int, float]]) -> Picture:
+    activations = [f for f in ACTIVATIONS if any(key[0] == f for key in grid)]
+    starts = [s for s in PLAIN if any(key[1] == s for key in grid)]
+    depths = sorted({d for by in grid.values() for d in by})
+
+    def draw(palette: Palette) -> Any:
+        canvas, axes = figure(
+            palette, len(depths), width=2.6 + 2.2 * len(depths), height=0.34 * len(starts) + 1.9,
+            sharey=True,
+        )  # fmt: skip
+        mesh = None
+        for ax, depth in zip(axes, depths, strict=True):
+            values = [
+                [grid.get((f, s), {}).get(depth, float("nan")) for f in activations] for s in starts
+            ]
+            ax.grid(visible=False)
+            mesh = ax.imshow(values, cmap="viridis", vmin=0.1, vmax=0.95, aspect="auto")
+            heading(ax, palette, f"{depth} layers")
+            ax.set_xticks(range(len(activations)), activations, rotation=90, fontsize=8)
+            ax.set_yticks(range(len(starts)), starts)
+        bar = canvas.colorbar(mesh, ax=axes)
+        bar.ax.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+        bar.ax.tick_params(colors=palette.soft, labelsize=9)
+        return canvas
+
+    return Picture(
+        "trainability-depth",
+        "Test accuracy of plain networks by start, activation and depth",
+        "White: not run, or the start does not exist for the activation.",
+        draw,
+    )

@@ -1,0 +1,232 @@
+"""The page: tables between markers of docs/trainability.md, and figures beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.trainability import figures
+from benchmarks.trainability.activations import ACTIVATIONS
+from benchmarks.trainability.cells import DEPTHS, PLAIN, SETS
+from benchmarks.trainability.run import cost, duration
+from benchmarks.trainability.starts import STARTS
+from benchmarks.trainability.table import Results, Score, pick, score
+
+from fanin.reproduce.figures import LIGHT, svg
+from fanin.reproduce.store import write_bytes, write_text
+
+Rows = list[list[str]]
+
+
+def write(docs: Path, results: Results) -> list[Path]:
+    """Rewrite what stands between the markers, and draw the figures that have their cells.
+
+    Args:
+        docs: the folder of `trainability.md` and `img/`.
+        results: finished cells.
+
+    Returns:
+        The files written.
+    """
+    page = docs / "trainability.md"
+    text = page.read_text()
+    for name, made in SECTIONS.items():
+        text = between(text, name, made(results))
+    write_text(page, text)
+    written = [page]
+    for picture in figures.pictures(results):
+        path = docs / "img" / f"{picture.name}.svg"
+        write_bytes(path, svg(picture, LIGHT))
+        written.append(path)
+    return written
+
+
+def between(text: str, name: str, content: str) -> str:
+    """Replace what stands between the markers of a section.
+
+    Raises:
+        ValueError: the page has no such markers.
+    """
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    head, found, rest = text.partition(begin)
+    _, closed, tail = rest.partition(end)
+    if not (found and closed):
+        raise ValueError(f"the page has no section {name!r}")
+    return f"{head}{begin}\n\n{content.strip()}\n\n{end}{tail}"
+
+
+def markdown(heads: Sequence[str], rows: Rows) -> str:
+    """A table; nothing where it has no rows."""
+    if not rows:
+        return "No cells yet."
+    lines = [heads, ["---"] * len(heads), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def shown(found: Score | None, *, best: float | None = None) -> str:
+    """An accuracy in percent, with half the range of several seeds; bold where it is the best."""
+    if found is None:
+        return "–"
+    text = f"{100 * found.mean:.1f}"
+    if best is not None and found.mean >= best:
+        text = f"**{text}**"
+    return f"{text} ± {100 * found.spread:.1f}" if len(found.final) > 1 else text
+
+
+# --- sections -----------------------------------------------------------------------------------
+
+
+def accuracy(family: str, depth: int) -> Callable[[Results], str]:
+    """Final accuracy by activation and start."""
+
+    def made(results: Results) -> str:
+        by = _scores(results, family=family, depth=depth, data="mnist", optimiser="sgd")
+        starts = [s for s in STARTS if any(key[1] == s for key in by)]
+        rows = []
+        for f in ACTIVATIONS:
+            row = {s: by[f, s] for s in starts if (f, s) in by}
+            best = max((x.mean for x in row.values() if x), default=None)
+            cells = [shown(row[s], best=best) if s in row else "" for s in starts]
+            rows += [[f"`{f}`", *cells]] if row else []
+        return markdown(["activation", *starts], rows)
+
+    return made
+
+
+def depths(results: Results) -> str:
+    """The deepest network trained to the bar, of the depths that were run."""
+    rows = []
+    for s in PLAIN:
+        row = []
+        for f in ACTIVATIONS:
+            run = {
+                depth: found
+                for depth in DEPTHS
+                if (found := _score(results, "plain", f, depth, s)) is not None
+            }
+            deepest = max((d for d, x in run.items() if x.trained), default=0)
+            row.append(f"{deepest} of {max(run)}" if run else "")
+        rows += [[s, *row]] if any(row) else []
+    return markdown(["start", *(f"`{f}`" for f in ACTIVATIONS)], rows)
+
+
+def steps(results: Results) -> str:
+    """Steps to the bar at depth 100, by activation and start: the mean of the seeds."""
+    by = _scores(results, family="plain", depth=100, data="mnist", optimiser="sgd")
+    starts = [s for s in STARTS if any(key[1] == s and x for key, x in by.items())]
+    rows = []
+    for f in ACTIVATIONS:
+        row = []
+        for s in starts:
+            found = by.get((f, s))
+            if found is None:
+                row.append("")
+                continue
+            known = [x for x in found.steps if x is not None]
+            whole = len(known) == len(found.steps)
+            row.append(f"{sum(known) // len(known)}" if whole else "never")
+        rows += [[f"`{f}`", *row]] if any(row) else []
+    return markdown(["activation", *starts], rows)
+
+
+def language(results: Results) -> str:
+    """Held-out loss of the small GPT."""
+    rows = []
+    for family in ("gpt", "gpt without norm"):
+        for s in ("fanin", "torch default", "gpt2"):
+            found = pick(results, family=family, start=s)
+            if found is None:
+                continue
+            scored = score(*found)
+            assert scored is not None
+            each = ", ".join(f"{x:.3f}" for x in scored.final)
+            rows.append([family, s, f"{scored.mean:.3f}", each, f"{scored.rate:g}"])
+    return markdown(["network", "start", "held-out loss", "of each seed", "rate"], rows)
+
+
+def targets(results: Results) -> str:
+    """The bars that were set before the measurement, and where they stand."""
+    rows: Rows = []
+    bars = [("plain", 100, 11), ("plain", 200, 8), ("conv", 50, 10)]
+    for family, depth, wanted in bars:
+        run = [
+            x for f in ACTIVATIONS if (x := _score(results, family, f, depth, "fanin")) is not None
+        ]
+        good = sum(x.mean >= 0.85 for x in run)
+        rows.append(
+            [
+                f"{family}, {depth} layers: at least {wanted} of {len(ACTIVATIONS)} to 85%",
+                f"{good} of {len(run)} run",
+            ]
+        )
+    for rivals in (("layer norm",), ("dks", "tat")):
+        near, run_ = 0, 0
+        for f in ACTIVATIONS:
+            ours = _score(results, "plain", f, 100, "fanin")
+            theirs = [_score(results, "plain", f, 100, s) for s in rivals]
+            known = [x.mean for x in theirs if x]
+            if ours is not None and known:
+                run_ += 1
+                near += ours.mean >= max(known) - 0.01
+        rows.append(
+            [
+                f"100 layers, within 1 point of {' and '.join(rivals)} or above: at least 9 of "
+                f"{len(ACTIVATIONS)}",
+                f"{near} of {run_} run",
+            ]
+        )
+    return markdown(["bar", "found"], rows)
+
+
+def starts(results: Results) -> str:
+    """What the names of the starts mean."""
+    del results
+    return markdown(["start", "is"], [[name, how.says] for name, how in STARTS.items()])
+
+
+def coverage(results: Results) -> str:
+    """Which cells of the full grid were run, and what the rest would cost."""
+    rows = []
+    for name, made in SETS.items():
+        cells = list(dict.fromkeys(made()))
+        left = [c for c in cells if c not in results]
+        time = duration(sum(map(cost, left))) if left else "–"
+        rows.append([name, str(len(cells)), str(len(cells) - len(left)), time])
+    return markdown(["set", "cells", "run", "one core would need for the rest"], rows)
+
+
+def _score(results: Results, family: str, f: str, depth: int, s: str) -> Score | None:
+    found = pick(
+        results, family=family, activation=f, depth=depth, start=s, data="mnist", optimiser="sgd"
+    )
+    return None if found is None else score(*found)
+
+
+def _scores(results: Results, **wanted: Any) -> dict[tuple[str, str], Score | None]:
+    """By activation and start."""
+    keys = {
+        (c.activation, c.start)
+        for c in results
+        if all(getattr(c, k) == v for k, v in wanted.items())
+    }
+    found = {}
+    for f, s in keys:
+        best = pick(results, activation=f, start=s, **wanted)
+        assert best is not None
+        found[f, s] = score(*best)
+    return found
+
+
+SECTIONS: dict[str, Callable[[Results], str]] = {
+    "targets": targets,
+    "plain 100": accuracy("plain", 100),
+    "plain 200": accuracy("plain", 200),
+    "steps": steps,
+    "depths": depths,
+    "conv 50": accuracy("conv", 50),
+    "residual 51": accuracy("residual", 51),
+    "language": language,
+    "starts": starts,
+    "coverage": coverage,
+}

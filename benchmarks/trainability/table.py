@@ -1,0 +1,97 @@
+"""Finished cells as one dated file, and the questions that the page asks of them."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.record import machine, versions
+from benchmarks.trainability.cells import Cell
+
+from fanin.reproduce.store import write_text
+
+Results = Mapping[Cell, dict[str, Any]]
+
+BAR = 0.8
+"""Test accuracy at which a network counts as trained."""
+_PACKAGES = ("torch", "numpy", "mlxtend", "lsuv", "anyinit", "dks", "joblib")
+
+
+def write(folder: Path, results: Results, note: str) -> int:
+    """Write `cells.json`: where and how it was made, then a cell a line.
+
+    Returns:
+        The number of cells.
+    """
+    about = {
+        "machine": machine(),
+        "versions": versions(*_PACKAGES),
+        "command": "python -m benchmarks.trainability run --set full",
+        "note": note,
+    }
+    lines = [
+        json.dumps({"facts": cell.facts, "result": {k: v for k, v in found.items() if k != "loss"}})
+        for cell, found in sorted(results.items(), key=lambda item: str(item[0].facts))
+    ]
+    head = json.dumps(about, indent=1)
+    text = '{"about": ' + head + ',\n"cells": [\n' + ",\n".join(lines) + "\n]}\n"
+    write_text(folder / "cells.json", text)
+    return len(lines)
+
+
+@dataclass(frozen=True)
+class Score:
+    """What the seeds of a cell came to.
+
+    Args:
+        final: test accuracy of each seed (for text, held-out loss).
+        steps: to `BAR` of each seed, counted in whole epochs; None where it was not reached.
+        rate: learning rate.
+        seconds: of one core, for all networks of the cell.
+    """
+
+    final: tuple[float, ...]
+    steps: tuple[int | None, ...]
+    rate: float
+    seconds: float
+
+    @property
+    def mean(self) -> float:
+        """Over seeds."""
+        return statistics.mean(self.final)
+
+    @property
+    def spread(self) -> float:
+        """Half the distance from the least seed to the most."""
+        return (max(self.final) - min(self.final)) / 2
+
+    @property
+    def trained(self) -> bool:
+        """Whether all seeds end at `BAR` or above."""
+        return min(self.final) >= BAR
+
+
+def score(cell: Cell, result: Mapping[str, Any]) -> Score | None:
+    """The score of a cell; None where the start does not exist."""
+    if "unsupported" in result:
+        return None
+    per_epoch = cell.images * 9 // 10 // cell.batch
+    steps = [
+        next((per_epoch * (i + 1) for i, x in enumerate(curve) if x is not None and x >= BAR), None)
+        for curve in result["curves"]
+    ]
+    final = tuple(float("inf") if x is None else x for x in result["final"])
+    return Score(final, tuple(steps), result["rate"], result.get("seconds", 0.0))
+
+
+def pick(results: Results, **wanted: Any) -> tuple[Cell, dict[str, Any]] | None:
+    """The cell with these fields, of several that with most seeds, then most rates."""
+    found = [c for c in results if all(getattr(c, k) == v for k, v in wanted.items())]
+    if not found:
+        return None
+    best = max(found, key=lambda c: (len(c.seeds), len(c.rates), c.epochs))
+    return best, results[best]
