@@ -230,9 +230,9 @@ def integrate(function: Function, latent: Table) -> tuple[Table, bool]:
     scale = outer(np.sqrt(variance))
     rho = (latent.pairs - outer(mean)) / np.where(scale > 0, scale, 1.0)
     rho = np.clip(np.where(scale > 0, rho, 1.0), -1.0, 1.0)
-    if mean.size == 1 and rho.size > 4 * len(_GRID):  # one curve for all pairs
-        curve = _mehler(_GRID, coefficients.ravel(), float(tail.item()))
-        pairs = np.interp(rho, _GRID, curve)
+    if mean.size == 1 and rho.size > 4 * len(GRID):  # one curve for all pairs
+        curve = mehler(GRID, coefficients.ravel(), float(tail.item()))
+        pairs = np.interp(rho, GRID, curve)
         return Table(latent.dims, coefficients[0], pairs)._compact(), defined
     one, other = paired(np.concatenate([coefficients, tail[None]]), latent, lead=1)
     pairs = one[-1] * other[-1] * rho
@@ -242,15 +242,22 @@ def integrate(function: Function, latent: Table) -> tuple[Table, bool]:
     return table._compact(), defined
 
 
-_GRID = np.sin(np.linspace(-np.pi / 2, np.pi / 2, 1025))
+GRID = np.sin(np.linspace(-np.pi / 2, np.pi / 2, 1025))
 
 
-def _mehler(rho: Array, coefficients: Array, tail: float) -> Array:
+def mehler(rho: Array, coefficients: Array, tail: float) -> Array:
     """E[f(u) f(v)] at each correlation."""
     value = tail**2 * rho
     for c in coefficients[:0:-1]:
         value = (value + c * c) * rho
     return np.asarray(value + coefficients[0] ** 2)
+
+
+def hermite(function: Function) -> tuple[Array, float]:
+    """Coefficients of f(z) over normalised Hermite polynomials, z ~ N(0, 1); root of the rest."""
+    coefficients, power, _ = _coefficients(function, np.zeros(1), np.ones(1))
+    rest = np.maximum(power - (coefficients**2).sum(0), 0.0)
+    return coefficients.ravel(), float(np.sqrt(rest).item())
 
 
 def _coefficients(function: Function, mean: Array, variance: Array) -> tuple[Array, Array, bool]:

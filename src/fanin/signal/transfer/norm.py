@@ -14,6 +14,9 @@ from fanin.signal.transfer.call import Call, Gradients, amplitude, backward, for
 from fanin.signal.transfer.pointwise import linear_in_z
 
 
+_MOST = 0.5  # a group of fewer than 4 degrees of freedom has no mean gradient to speak of
+
+
 def level_of(table: Table, dims: Sequence[int], eps: float) -> np.ndarray:
     """(mean square over dims + eps)^(-1/2) as a profile over the factors of the table."""
     axes = table.axes(dims)
@@ -102,7 +105,26 @@ def _back(g: Table, normal: Table, factor: Table, dims: Sequence[int], centre: b
     level = np.clip(kept.same / np.maximum(left.same, 1e-300), 0.0, 1.0).mean()
     if kept.same.min() < 0:
         kept = left * float(np.sqrt(level))
-    return product(kept, factor)
+    return product(kept, factor) * float(np.sqrt(_inverse_excess(normal, dims)))
+
+
+def _inverse_excess(normal: Table, dims: Sequence[int]) -> float:
+    """E[1 / v] E[v] for the variance v that a group of Gaussian elements happens to have.
+
+    *Definition.* k / (k - 2) for a v that is distributed as chi^2 with k degrees of freedom, where
+    2 / k = 2 sum_pq T_pq^2 / (sum_p T_pp)^2 over all pairs of the group.
+    """
+    table = normal.coarse(dims).folded(normal.axes(dims))
+    k, axes = len(table.factors), table.axes(dims)
+    squares = table.pairs**2
+    for a in range(k):
+        if a in axes:
+            n = table.factors[a]
+            squares = (squares.take([0], a) + (n - 1) * squares.take([1], a)) / n
+        else:
+            squares = squares.take([0], a)
+    wobble = 2.0 * float(squares.mean()) / max(table.second_moment, 1e-300) ** 2
+    return 1.0 / (1.0 - float(min(wobble, _MOST)))
 
 
 # --- over the features of one sample --------------------------------------------------------------

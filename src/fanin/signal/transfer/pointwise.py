@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fanin.signal.copula import seen_by, summed
 from fanin.signal.joint import sample
 from fanin.signal.state import (
     ASSUMED,
@@ -225,7 +226,16 @@ def _sum(call: Call, states: Sequence[State]) -> State:
     if x.roots & y.roots and _varies(x) and _varies(y):
         how = f"{ASSUMED}: uncorrelated operands"
     keeps = x.nonnegative and y.nonnegative and a >= 0 and b >= 0
-    return State(table, how, call.token(), gaussian=alike, nonnegative=keeps, roots=call.roots)
+    state = State(table, how, call.token(), gaussian=alike, nonnegative=keeps, roots=call.roots)
+    if alike or x.roots & y.roots or not (_lawful(x) and _lawful(y)) or not table.variance > 0:
+        return state
+    latent, function = summed(x, y, a, b, table)
+    return replace(state, latent=latent, function=function, source=("law", call.token()))
+
+
+def _lawful(state: State) -> bool:
+    """Whether the law of one element is known."""
+    return state.latent is not None or state.gaussian
 
 
 def _varies(state: State) -> bool:
@@ -390,7 +400,8 @@ def _multiplied(
     name = call.node.name
     if name in ("add", "sub", "rsub"):
         scale = _scales(call)[place] if len(states) == 2 else 1.0
-        yield from (replace(t, table=t.table * scale) for t in terms)
+        for term in terms:
+            yield _along(call, replace(term, table=term.table * scale), states, place)
         return
     laws = [law(states[i]) for i in varying]
     if laws and all(other[2] == laws[0][2] for other in laws[1:]):
@@ -413,6 +424,23 @@ def _multiplied(
     factor = _slope(call, states, place)
     for term in terms:
         yield Term((call.node.index, place, term.root), product(term.resolved(), factor))
+
+
+def _along(call: Call, term: Term, states: Sequence[State], place: int) -> Term:
+    """A part of the gradient of a sum that goes on along one operand's own Gaussian.
+
+    Its table stays; where the operand is large, more (or less) of it arrives.
+    """
+    whole = call.states[call.node.outputs[0]]
+    if term.slope is None or term.source != ("law", whole.token) or linear_in_z(states[place]):
+        return term
+    x, y = states[place], states[1 - place]
+    scales = _scales(call)
+    slope = seen_by(term.slope, whole, x, y, scales[place], scales[1 - place])
+    latent, _, source, _ = law(x)
+    one, factor = align(term.resolved(), integrate(slope, latent)[0])
+    rest = Table(one.dims, one.mean, one.pairs / np.maximum(factor.pairs, 1e-300))
+    return Term((call.node.index, place, term.root), rest, slope, latent, source)
 
 
 def _times(first: Function, second: Function) -> Function:
