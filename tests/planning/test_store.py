@@ -86,7 +86,7 @@ def test_what_is_not_a_plan_is_an_error_that_says_where() -> None:
         "plan.format: expected fanin.plan/1, got 'fanin.plan/9'"
     )
     assert message({**good, "sed": 1}) == (
-        "plan: expected keys rows, rule, stretches, notes, stream, got 'sed'"
+        "plan: expected keys rows, rule, stretches, notes, stream, seed, got 'sed'"
     )
     assert message({**good, "stream": 99}).startswith("plan.stream: expected stream version")
     assert message({"format": store.FORMAT, "rows": []}) == (

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import copy
+import json
 import pickle
+import random
+from contextlib import nullcontext
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+import fanin
 from fanin import draw
 from fanin.errors import (
     ArgumentError,
     ArgumentTypeError,
+    NotCoveredError,
     PlanError,
     UninitializedError,
 )
 from fanin.planning.plan import Centre, Plan, Row, Stack
+from fanin.planning.store import from_dict, to_dict
 from fanin.torch.adapters import InitMethod, ParamInitFn, add_reset_parameters_
 from fanin.torch.apply import apply_, plan
 from fanin.torch.writing.materialize import materialize_
@@ -326,3 +333,161 @@ def test_init_method_takes_one_tensor_and_never_repeats_itself() -> None:
     assert torch.equal(again(torch.empty(50)), first)
     named = init.named("h.0.weight")
     assert torch.equal(named(torch.empty(50)), copy.copy(named)(torch.empty(50)))
+
+
+def parametrized(how: str) -> nn.Module:
+    """A layer without memory whose weight is computed."""
+    parts = nn.utils.parametrizations
+    wrap = {
+        "weight norm": parts.weight_norm,
+        "spectral norm": parts.spectral_norm,
+        "weight norm by hooks": nn.utils.weight_norm,
+        "spectral norm by hooks": nn.utils.spectral_norm,
+        "orthogonal": parts.orthogonal,
+    }[how]
+    old = how == "weight norm by hooks"
+    with torch.device("meta"), pytest.warns(FutureWarning) if old else nullcontext():
+        return nn.Sequential(wrap(nn.Linear(6, 5)))
+
+
+HOW = ["weight norm", "spectral norm", "weight norm by hooks", "spectral norm by hooks"]
+
+
+@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize("plan", [None, {"0.weight": draw.Normal(std=0.5)}])
+def test_computed_weights_are_drawn_and_assigned(how: str, plan: object) -> None:
+    model, limit = parametrized(how), 6**-0.5
+    done = materialize_(model, plan=plan, seed=3)
+    values = plan["0.weight"] if plan else draw.Uniform(-limit, limit)
+    asked = write_(torch.empty(5, 6), values, seed=3, name="0.weight")
+    model.eval()
+    if "spectral" in how:
+        asked /= torch.linalg.matrix_norm(asked, 2)
+    x = torch.eye(6)
+    torch.testing.assert_close(model(x) - model[0].bias, asked.T, rtol=2e-3, atol=2e-5)
+    tensors = dict([*model.named_parameters(), *model.named_buffers()])
+    assert set(done.sources) == set(tensors)
+    assert all(t.isfinite().all() for t in tensors.values())
+    source = str(values) if plan else "Linear.reset_parameters"
+    kind = {"w": "WeightNorm", "s": "SpectralNorm"}[how[0]]
+    kind = kind if "hooks" in how else f"_{kind}"
+    below = {s for name, s in done.sources.items() if name != "0.bias"}
+    assert below == {f"{source}, as 0.weight through {kind}"}
+
+
+def test_computed_weights_follow_inputs_as_init_does() -> None:
+    made = materialize_(model := parametrized("weight norm"), inputs=fanin.spec((4, 6)), seed=2)
+    real = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(6, 5)))
+    fanin.init_(real, fanin.spec((4, 6)), seed=2)
+    assert torch.equal(real[0].weight, model[0].weight)
+    assert made.seed == 2
+
+
+def test_the_originals_of_a_computed_weight_can_be_named_themselves() -> None:
+    model = parametrized("weight norm")
+    below = "0.parametrizations.weight.original"
+    materialize_(model, plan={below + "0": draw.Constant(2.0), below + "1": draw.Normal()})
+    assert torch.allclose(model[0].weight.norm(dim=1), torch.tensor(2.0))
+
+
+def test_a_weight_that_cannot_be_computed_on_meta_is_an_error_that_says_why() -> None:
+    model = parametrized("orthogonal")
+    with pytest.raises(NotCoveredError) as error:
+        materialize_(model)
+    assert str(error.value) == (
+        "materialize_(0.weight): expected _Orthogonal to compute the weight on the meta device, "
+        "got TypeError: unsupported operand type(s) for @: 'NoneType' and 'Tensor'; "
+        "parametrize the layer after materialize_"
+    )
+    assert model[0].bias.is_meta
+
+
+@pytest.mark.parametrize("first", ["layer", "parts"])
+def test_param_init_fn_fills_computed_weights(first: str) -> None:
+    model, other = parametrized("weight norm"), parametrized("weight norm")
+    materialize_(other, seed=4)
+    init = ParamInitFn(model, seed=4)
+    modules = list(model.modules())
+    for module in modules if first == "layer" else reversed(modules):
+        init(module)
+    assert same(model, other)
+
+
+def test_inputs_make_the_plan() -> None:
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))
+    real = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3))
+    made = fanin.init_(real, fanin.spec((4, 6)), rule="he", seed=8)
+    done = materialize_(model, inputs=fanin.spec((4, 6)), rule="he", seed=8)
+    assert same(model, real)
+    assert done.seed == made.seed == 8
+    with pytest.raises(ArgumentError) as error:
+        materialize_(model, plan=made, inputs=fanin.spec((4, 6)))
+    assert str(error.value).startswith("materialize_(model): expected a model with tensors on")
+    with pytest.raises(ArgumentError) as error:
+        materialize_(on_meta(nn.Linear, 6, 5), plan=made, inputs=fanin.spec((4, 6)))
+    assert str(error.value) == (
+        "materialize_(plan, inputs): expected one of the two, got a plan and inputs"
+    )
+
+
+def test_seeds_come_from_a_generator_or_from_the_plan() -> None:
+    def generator() -> torch.Generator:
+        return torch.Generator().manual_seed(6)
+
+    x = fanin.spec((4, 6))
+    a, b, c, d = (nn.Sequential(nn.Linear(6, 5)) for _ in range(4))
+    before = torch.get_rng_state()
+    made = fanin.init_(a, x, generator=generator())
+    assert made.seed == int(torch.randint(2**63 - 1, (), generator=generator()))
+    fanin.init_(b, x, seed=made.seed)
+    fanin.apply_(c, made)
+    deferred = on_meta(lambda: nn.Sequential(nn.Linear(6, 5)))
+    assert materialize_(deferred, plan=made).seed == made.seed
+    assert fanin.apply_(d, made, seed=1).seed == 1
+    assert torch.equal(torch.get_rng_state(), before)
+    assert same(a, b)
+    assert same(a, c)
+    assert same(a, deferred)
+    assert not same(a, d)
+    kept = from_dict(json.loads(json.dumps(to_dict(made))))
+    assert kept.seed == made.seed
+    assert kept.stream == draw.STREAM_VERSION
+    for call in (
+        lambda: fanin.init_(a, x, seed=1, generator=generator()),
+        lambda: fanin.apply_(a, made, 1, generator=generator()),
+        lambda: materialize_(on_meta(nn.Linear, 2, 2), seed=1, generator=generator()),
+    ):
+        with pytest.raises(ArgumentError, match="one of the two, got seed=1 and a generator"):
+            call()
+    with pytest.raises(ArgumentTypeError, match=r"init_\(generator\): expected a torch.Generator"):
+        fanin.init_(a, x, generator=3)  # type: ignore[arg-type]
+    with pytest.raises(ArgumentTypeError, match=r"draw\(seed\): expected an integer, got float"):
+        materialize_(on_meta(nn.Linear, 2, 2), seed=float("nan"))  # type: ignore[arg-type]
+
+
+def test_parts_of_names_that_do_not_count_are_said() -> None:
+    wrapped = nn.Module()
+    wrapped.module = on_meta(nn.Linear, 6, 5)
+    done = materialize_(wrapped)
+    assert done.notes == ("names are those without a wrapper's parts: module.weight is weight",)
+    assert str(done).endswith(f"note: {done.notes[0]}")
+    assert materialize_(on_meta(nn.Linear, 6, 5)).notes == ()
+    for model in (nn.DataParallel(nn.Linear(6, 5)), torch.compile(nn.Linear(6, 5))):
+        for made in (fanin.plan(model, fanin.spec((4, 6))), fanin.init_(model, fanin.spec((4, 6)))):
+            part = next(iter(model.state_dict())).split(".")[0]
+            note = f"names are those without a wrapper's parts: {part}.weight is weight"
+            assert made.notes[-1] == note
+
+
+def test_no_global_random_state_is_touched() -> None:
+    random.seed(1)
+    np.random.seed(1)
+    torch.manual_seed(1)
+    model, x = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)), fanin.spec((4, 6))
+    before = random.getstate(), str(np.random.get_state()), torch.get_rng_state()
+    fanin.init_(model, x)
+    materialize_(on_meta(Net))
+    after = random.getstate(), str(np.random.get_state()), torch.get_rng_state()
+    assert before[:2] == after[:2]
+    assert torch.equal(before[2], after[2])

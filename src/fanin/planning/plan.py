@@ -131,6 +131,7 @@ class Plan:
         stretches: what `auto` chose, where it chose.
         notes: what the reader must know: fallbacks, assumptions about inputs.
         stream: version of the random streams that the plan is drawn with.
+        seed: what it was drawn with; None until it has been written.
 
     Example:
         >>> row = Row("fc.weight", (2, 4), "hidden", "lecun", "reads the input",
@@ -145,6 +146,7 @@ class Plan:
     stretches: tuple[Stretch, ...] = ()
     notes: tuple[str, ...] = ()
     stream: int = draw.STREAM_VERSION
+    seed: int | None = None
 
     def __iter__(self) -> Iterator[Row]:
         return iter(self.rows)

@@ -38,6 +38,7 @@ def to_dict(plan: Plan) -> dict[str, Any]:
         "format": FORMAT,
         "rule": plan.rule,
         "stream": plan.stream,
+        **({} if plan.seed is None else {"seed": plan.seed}),
         "notes": list(plan.notes),
         "stretches": [_fields(stretch) for stretch in plan.stretches],
         "rows": [_fields(row) for row in plan.rows],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,8 @@ from fanin.torch.slots import fixes_scale, refuse, writable
 from fanin.torch.tracing.modules import is_lazy, named_tensors, original
 from fanin.torch.tracing.trace import Inputs, trace
 from fanin.torch.writing.held import held_interrupts
+from fanin.torch.writing.materialize import wrapper_notes
+from fanin.torch.writing.seeds import seed_of
 from fanin.torch.writing.write import write_
 
 
@@ -51,8 +54,9 @@ def plan(model: nn.Module, inputs: Inputs, rule: object = "auto") -> Plan:
         >>> round(made["0.weight"].std * 8, 3), made["2.weight"].role
         (1.0, 'head')
     """
-    model = original(model, "plan(model)")
-    return _planned(model, inputs, rule, kept(model))
+    inner = original(model, "plan(model)")
+    made = _planned(inner, inputs, rule, kept(inner))
+    return replace(made, notes=made.notes + wrapper_notes(model))
 
 
 def init_(
@@ -61,6 +65,7 @@ def init_(
     rule: object = "auto",
     seed: int = 0,
     *,
+    generator: torch.Generator | None = None,
     only_missing: bool | Iterable[str] = False,
 ) -> Plan:
     """Plan a model's weights and write them.
@@ -74,11 +79,12 @@ def init_(
         inputs: a tensor, a tuple, a dict, or `fanin.spec`s in their place.
         rule: as for `plan`.
         seed: an integer in [0, 2^64).
+        generator: where the seed is taken from instead, as one integer of 63 bits.
         only_missing: leave loaded tensors as they are: the names that `load_state_dict` reported
             missing, or True to tell by marks and by what was written since the model was built.
 
     Returns:
-        The plan that was written.
+        The plan that was written, with the seed in it.
 
     Raises:
         UninitializedError: a tensor on meta, or a placeholder without elements.
@@ -90,12 +96,14 @@ def init_(
         >>> round(float(net[0].weight.detach().std() / made["0.weight"].std), 1)
         1.0
     """
-    model = original(model, "init_(model)")
+    notes, model = wrapper_notes(model), original(model, "init_(model)")
+    seed = seed_of("init_", seed, generator)
     keep = kept(model)
     if only_missing is not False:
         keep = {**keep, **present(model, only_missing)}
     _check_memory(model)
-    return apply_(model, _planned(model, inputs, rule, keep), seed)
+    made = _planned(model, inputs, rule, keep)
+    return apply_(model, replace(made, notes=made.notes + notes), seed)
 
 
 def _planned(model: nn.Module, inputs: Inputs, rule: object, keep: Mapping[str, str]) -> Plan:
@@ -122,7 +130,13 @@ def _given(graph: Graph, inputs: Inputs) -> dict[str, Any]:
     return given
 
 
-def apply_(model: nn.Module, plan: Plan, seed: int = 0) -> Plan:
+def apply_(
+    model: nn.Module,
+    plan: Plan,
+    seed: int | None = None,
+    *,
+    generator: torch.Generator | None = None,
+) -> Plan:
     """Write a plan into a model: every row that has values, tied tensors once, biases last.
 
     *Definition*: row r is drawn from `draw` with (seed, r.path), through its parametrization where
@@ -131,10 +145,11 @@ def apply_(model: nn.Module, plan: Plan, seed: int = 0) -> Plan:
     Args:
         model: the model of the plan, on any device; its tensors are in memory.
         plan: made for it, or loaded.
-        seed: an integer in [0, 2^64).
+        seed: an integer in [0, 2^64); the one that the plan records, or 0, if not given.
+        generator: where the seed is taken from instead, as one integer of 63 bits.
 
     Returns:
-        The plan.
+        The plan, with the seed in it.
 
     Raises:
         PlanError: a tensor of the plan is missing or has another shape, or a tensor of the model is
@@ -153,6 +168,7 @@ def apply_(model: nn.Module, plan: Plan, seed: int = 0) -> Plan:
         4.0
     """
     model = original(model, "apply_(model)")
+    seed = seed_of("apply_", seed, generator, plan)
     _check(model, plan)
     order = sorted(plan.rows, key=lambda row: (row.centre is not None, row.kind != "parametrized"))
     written = [row for row in order if row.values is not None]
@@ -170,7 +186,7 @@ def apply_(model: nn.Module, plan: Plan, seed: int = 0) -> Plan:
     for path in dict.fromkeys(row.path.rpartition(".")[0] for row in later):
         rows = [row for row in later if row.path.rpartition(".")[0] == path]
         AtFirstForward(model, path, rows, seed)
-    return plan
+    return replace(plan, seed=seed)
 
 
 class AtFirstForward:

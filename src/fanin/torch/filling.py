@@ -16,6 +16,7 @@ from fanin.planning.fans import Fans, Part
 from fanin.theory import rules
 from fanin.torch.fans import Layout, fan, fans
 from fanin.torch.slots import refuse, writable
+from fanin.torch.writing.seeds import seed_from
 from fanin.torch.writing.write import write_
 
 Target = TypeVar("Target", torch.Tensor, nn.Module)
@@ -46,13 +47,6 @@ class Initializer(Generic[P, R]):
 
     def __reduce__(self) -> str:
         return self._name  # pickled by reference, as a function is
-
-
-def seed_from(generator: torch.Generator | None) -> int:
-    """One 63-bit seed from a generator, or from torch's default one."""
-    device = generator.device if generator is not None else "cpu"
-    seed = torch.randint(2**63 - 1, (), generator=generator, device=device)
-    return int(seed.item())
 
 
 def fill(

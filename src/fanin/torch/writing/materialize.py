@@ -15,9 +15,12 @@ from fanin.errors import ArgumentError, ArgumentTypeError, PlanError, Uninitiali
 from fanin.planning.names import near
 from fanin.planning.plan import Centre, Plan, Values
 from fanin.torch.fans import row_sums_by
+from fanin.torch.tracing.trace import Inputs
+from fanin.torch.writing.computed import Computed, class_of, computed, plain
 from fanin.torch.writing.progress import progress
 from fanin.torch.writing.rebuild import rebuilt
 from fanin.torch.writing.resetting import reset, resetter
+from fanin.torch.writing.seeds import seed_of
 from fanin.torch.writing.shard import local, regions
 from fanin.torch.writing.write import refuse_placeholder, write_
 
@@ -57,9 +60,33 @@ class Slot:
             (module._buffers if self.buffer else module._parameters)[key] = tensor
 
 
+class Beside(Slot):
+    """A weight that a parametrization computes; its values wait beside the model."""
+
+    def __init__(self, weight: Computed) -> None:
+        self.weight, self.value = weight, weight.like()
+        super().__init__(
+            weight.name, [(weight.module, weight.key)], self.value, False, [weight.name]
+        )
+
+    @property
+    def tensor(self) -> torch.Tensor:
+        """The values that it will have."""
+        return self.value
+
+    def put(self, tensor: torch.Tensor) -> None:
+        """Keep its values; the model is not touched."""
+        self.value = tensor.detach()
+
+
 @dataclass(frozen=True)
 class Materialized:
     """Where the values of each tensor came from, by name.
+
+    Attributes:
+        sources: for each tensor what gave it its values.
+        seed: of the streams.
+        notes: what the reader must know, as which parts of names do not count.
 
     Example:
         >>> print(Materialized({"fc.weight": "Normal(mean=0.0, std=0.5)"}))
@@ -67,18 +94,24 @@ class Materialized:
     """
 
     sources: Mapping[str, str]
+    seed: int = 0
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         width = max((len(name) for name in self.sources), default=0)
-        return "\n".join(f"{name:<{width}}  {source}" for name, source in self.sources.items())
+        lines = [f"{name:<{width}}  {source}" for name, source in self.sources.items()]
+        return "\n".join([*lines, *(f"note: {note}" for note in self.notes)])
 
 
 def materialize_(
     model: nn.Module,
     device: torch.device | str = "cpu",
     plan: Source = None,
+    seed: int | None = None,
     *,
-    seed: int = 0,
+    inputs: Inputs | None = None,
+    rule: object = "auto",
+    generator: torch.Generator | None = None,
     rename: Callable[[str], str] | None = None,
 ) -> Materialized:
     """Give every tensor of a model that is on the meta device memory and its values.
@@ -86,8 +119,9 @@ def materialize_(
     A tensor that the plan names is drawn as the plan says. The others get what their module's own
     `reset_parameters` gives them, with the same distributions, drawn from streams by name; what
     that leaves open, such as frequency tables, is had back by constructing the module again, if its
-    arguments are still known. Tensors that already have memory stay as they are. Sharded
-    tensors (DTensor, FSDP2) are drawn in place, each rank its own part, before or after
+    arguments are still known. A parametrized weight is drawn and assigned through its
+    parametrization. Tensors that already have memory stay as they are. Sharded tensors
+    (DTensor, FSDP2) are drawn in place, each rank its own part, before or after
     `fully_shard`. If anything is left without a value, the model stays as it was.
 
     Args:
@@ -96,7 +130,11 @@ def materialize_(
             offload).
         plan: a `Plan`, or distributions by name or pattern (the first that matches counts), or
             None for the modules' own.
-        seed: of the streams, in [0, 2^64).
+        seed: of the streams, in [0, 2^64); the one that the plan records, or 0, if not given.
+        inputs: in place of a plan, what `fanin.plan(model, inputs, rule)` takes to make one; the
+            model is not sharded then.
+        rule: for `inputs`.
+        generator: where the seed is taken from instead, as one integer of 63 bits.
         rename: from a name here to the name in the whole model, for pipeline stages whose layers
             are numbered anew.
 
@@ -106,7 +144,8 @@ def materialize_(
     Raises:
         UninitializedError: tensors that nothing gives a value, with the class that owns them.
         PlanError: a name or pattern that matches no tensor of the model.
-        ArgumentError: nothing is on meta.
+        NotCoveredError: a parametrization that does not run on meta, or is sharded.
+        ArgumentError: nothing is on meta; both a plan and inputs; both a seed and a generator.
 
     Example:
         >>> from fanin import draw
@@ -122,6 +161,7 @@ def materialize_(
         raise ArgumentTypeError(
             "materialize_(model)", expected="an nn.Module", got=type(model).__name__
         )
+    seed = seed_of("materialize_", seed, generator, plan)
     tensors = [t._replace(name=(rename or str)(t.name)) for t in _tensors(model)]
     slots = _slots(t for t in tensors if local(t.tensor).is_meta)
     if tensors and not slots:
@@ -131,8 +171,13 @@ def materialize_(
             got="one whose tensors all have memory",
             fix="use fanin.init_ to initialise it",
         )
-    _check_patterns(plan, [t.name for t in tensors])
-    return Materialized(_fill(dict(model.named_modules()), slots, plan, device, seed))
+    if inputs is not None:
+        plan = _planned(model, plan, inputs, rule)
+    modules = dict(model.named_modules())
+    weights = [w.renamed(rename or str) for w in computed(modules)]
+    _check_patterns(plan, [t.name for t in tensors] + [w.name for w in weights])
+    sources = _fill(modules, slots, plan, device, seed, weights)
+    return Materialized(sources, seed, wrapper_notes(model))
 
 
 def fill_own_(
@@ -141,15 +186,45 @@ def fill_own_(
     """`materialize_` for the tensors of one module without its children.
 
     Args:
-        module: the module.
+        module: the module; what belongs to a parametrization is filled with its layer.
         path: its path in the whole model.
         plan: of the whole model.
         device: where the tensors go; None for tensors that have memory, which are written again.
         seed: of the streams.
     """
-    tensors = _tensors(module, path, recurse=False)
+    if "parametrizations" in path.split("."):
+        return
+    tensors = list(_tensors(module, path, recurse=False))
+    modules = {path: module}
+    if isinstance(lists := getattr(module, "parametrizations", None), nn.ModuleDict):
+        below = f"{path}.parametrizations" if path else "parametrizations"
+        tensors += _tensors(lists, below)
+        modules |= dict(lists.named_modules(prefix=below))
     slots = _slots(t for t in tensors if device is None or local(t.tensor).is_meta)
-    _fill({path: module}, slots, plan, device, seed)
+    _fill(modules, slots, plan, device, seed, list(computed({path: module})))
+
+
+def _planned(model: nn.Module, plan: Source, inputs: Inputs, rule: object) -> Plan:
+    """The plan that inputs make, where none is given beside them."""
+    if plan is not None:
+        raise ArgumentError(
+            "materialize_(plan, inputs)", expected="one of the two", got="a plan and inputs"
+        )
+    from fanin.torch.apply import plan as make  # `apply` writes through this room
+
+    return make(model, inputs, rule)
+
+
+def wrapper_notes(model: object) -> tuple[str, ...]:
+    """That wrappers' parts of names do not count, where there are any."""
+    if not isinstance(model, nn.Module):
+        return ()
+    names = [n for n, _ in (*model.named_parameters(), *model.named_buffers())]
+    changed = [n for n in names if canonical_name(n) != n]
+    if not changed:
+        return ()
+    example = f"{changed[0]} is {canonical_name(changed[0])}"
+    return (f"names are those without a wrapper's parts: {example}",)
 
 
 class _Entry(NamedTuple):
@@ -240,21 +315,48 @@ def _fill(
     plan: Source,
     device: torch.device | str | None,
     seed: int,
+    weights: list[Computed],
 ) -> dict[str, str]:
     """Allocate, fill, and see to it that nothing is left over; else all is as it was."""
-    chosen = _chosen(plan, slots)
+    beside = _beside(weights, slots, plan)
+    below = {name for slot in beside for name in slot.weight.below}
+    wanted = [*(s for s in slots if below.isdisjoint(s.names)), *beside]
+    chosen = _chosen(plan, wanted)
     try:
         with torch.no_grad():
-            for slot in slots:
+            for slot in (*slots, *beside):
                 if device is not None:
                     slot.put(_allocated(slot.meta, device))
-            sources = _filled(modules, slots, chosen, seed)
-            _refuse_missing([slot for slot in slots if slot.name not in sources])
+            sources = _filled(modules, wanted, chosen, seed)
+            _refuse_missing([slot for slot in wanted if slot.name not in sources])
+            tensors = {name: slot.tensor for slot in slots for name in slot.names}
+            for slot in beside:
+                slot.weight.assign(slot.value, tensors, seed)
+                source = f"{sources.pop(slot.name)}, as {slot.name} through {slot.weight.kinds}"
+                sources |= dict.fromkeys(slot.weight.below, source)
     except BaseException:
         for slot in slots:
             slot.put(slot.meta)
         raise
     return {slot.name: sources[slot.name] for slot in slots}
+
+
+def _beside(weights: list[Computed], slots: list[Slot], plan: Source) -> list[Beside]:
+    """The parametrized weights to draw: what they are computed from is on meta, and not chosen."""
+    names = {name for slot in slots for name in slot.names}
+    own = [weight for weight in weights if names.issuperset(weight.below)]
+    if isinstance(plan, Mapping):
+        own = [
+            weight
+            for weight in own
+            if _matches(weight.name, plan) or not any(_matches(name, plan) for name in weight.below)
+        ]
+    return [Beside(weight) for weight in own]
+
+
+def _matches(name: str, patterns: Iterable[str]) -> bool:
+    """Whether any pattern matches a name."""
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def _filled(
@@ -277,7 +379,7 @@ def _filled(
 def _refuse_missing(missing: list[Slot]) -> None:
     """Raise for tensors that nothing gave a value."""
     if missing:
-        lines = [f"{slot.name} of {type(slot.places[0][0]).__name__}" for slot in missing]
+        lines = [f"{slot.name} of {class_of(slot.places[0][0])}" for slot in missing]
         raise UninitializedError(
             "materialize_(model)",
             expected="a value for every tensor",
@@ -310,13 +412,18 @@ def _fill_by_modules(
             for module, key in slot.places:
                 owned.setdefault(id(module), []).append((key, slot))
     names = {slot.name: slot.tensor for slot in slots}
+    beside: dict[int, dict[str, torch.Tensor]] = {}
+    for slot in slots:
+        if isinstance(slot, Beside):
+            beside.setdefault(id(slot.weight.module), {})[slot.weight.key] = slot.value
     for path, module in reversed(list(modules.items())):
         own, method = owned.get(id(module), []), resetter(module)
         if own and method is not None:
-            reset(method, names, seed, canonical_name(path))
+            with plain(beside.get(id(module), {}), module):
+                reset(method, names, seed, canonical_name(path))
             for _, slot in own:
                 if not _poisoned(slot.tensor):
-                    sources[slot.name] = f"{type(module).__name__}.{method.__name__}"
+                    sources[slot.name] = f"{class_of(module)}.{method.__name__}"
         open_ = [(key, slot) for key, slot in own if slot.name not in sources]
         values = rebuilt(module) if open_ else {}
         for key, slot in open_:
