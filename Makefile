@@ -5,8 +5,9 @@ BIN := $(VENV)/bin
 # What the demo needs, and what the tests need on top, in one environment.
 BASE := $(VENV)/.installed
 FULL := $(VENV)/.installed-all
+PEERS := $(VENV)/.installed-benchmarks
 
-.PHONY: demo test lint slow docs clean
+.PHONY: demo test lint slow docs clean trainability-quick trainability
 .DEFAULT_GOAL := demo
 
 # torch goes first: with the pinned build in place nothing else pulls in a larger one.
@@ -23,6 +24,10 @@ $(FULL): $(BASE)
 	$(PIP) -e '.[test,lint,docs]'
 	touch $@
 
+$(PEERS): $(BASE)
+	$(PIP) -e '.[benchmarks]'
+	touch $@
+
 demo: $(BASE)
 	$(BIN)/fanin reproduce --quick
 
@@ -37,6 +42,16 @@ lint: $(FULL)
 
 slow: $(FULL)
 	$(BIN)/python -m pytest -m slow
+
+# The core of docs/trainability.md in about ten minutes on two cores; stopped, it goes on.
+trainability-quick: $(PEERS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.trainability run --set quick
+	$(BIN)/python -m benchmarks.trainability report
+
+# Days on two cores: see --dry-run; --backend dask --address tcp://... uses a cluster.
+trainability: $(PEERS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.trainability run --set full
+	$(BIN)/python -m benchmarks.trainability report
 
 clean:
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

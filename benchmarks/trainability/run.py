@@ -98,8 +98,7 @@ def run(
             for cell in itertools.takewhile(lambda _: time.monotonic() < end, cells)
         )
         parallel = joblib.Parallel(
-            n_jobs=workers,
-            backend=backend,
+            n_jobs=workers if backend == "loky" else -1,  # all that the cluster has
             pre_dispatch="n_jobs",
             batch_size=1,
             return_as="generator_unordered",
@@ -118,9 +117,10 @@ def _one(cell: Cell) -> tuple[dict[str, Any], dict[str, Any]]:
 
 @contextlib.contextmanager
 def _backend(name: Backend, address: str | None, workers: int) -> Iterator[None]:
-    """A connection to the cluster, where one is asked for."""
+    """Sets joblib's back-end, connected to the cluster where one is asked for."""
     if name == "loky":
-        yield
+        with joblib.parallel_config(backend="loky"):
+            yield
         return
     from distributed import Client, LocalCluster
 
@@ -130,6 +130,7 @@ def _backend(name: Backend, address: str | None, workers: int) -> Iterator[None]
             size = joblib.cpu_count() if workers == -1 else workers
             where = stack.enter_context(LocalCluster(size, threads_per_worker=1))
         stack.enter_context(Client(where))
+        stack.enter_context(joblib.parallel_config(backend="dask"))
         yield
 
 

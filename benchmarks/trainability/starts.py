@@ -7,7 +7,7 @@ import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from benchmarks.trainability.activations import ACTIVATIONS
@@ -211,10 +211,13 @@ def transformed(name: str, method: str, depth: int) -> Elementwise:
             x = local(x)
         return x
 
-    found = activation_transform.get_transformed_activations(
-        [asked], method=method, subnet_max_func=composed
-    )
-    return found[asked]
+    try:
+        found = activation_transform.get_transformed_activations(
+            [asked], method=method, subnet_max_func=composed
+        )
+    except ValueError as error:
+        raise UnsupportedError(f"dks 0.1.2: {str(error).partition('.')[0]}") from error
+    return cast(Elementwise, found[asked])
 
 
 STARTS: dict[str, Start] = {

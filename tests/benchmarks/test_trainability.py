@@ -89,12 +89,11 @@ def test_a_stack_by_torch_func_is_its_networks() -> None:
 # --- starts -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", PLAIN)
+@pytest.mark.parametrize("name", [name for name in PLAIN if name != "tat"])  # dks writes both
 def test_a_start_depends_on_its_seed_and_leaves_random_state(name: str) -> None:
-    if name in ("lsuv", "anyinit", "anyinit, centred", "dks", "tat"):
-        pytest.importorskip({"tat": "dks"}.get(name, name.partition(",")[0]))
-    activation = "sigmoid" if name != "tat" else "relu"
-    cell = replace(SMALL, start=name, activation=activation)
+    if name in ("lsuv", "anyinit", "anyinit, centred", "dks"):
+        pytest.importorskip(name.partition(",")[0])
+    cell = replace(SMALL, start=name, activation="sigmoid")
     before = torch.get_rng_state()
     first, again, other = (measure.model(cell, seed) for seed in (0, 0, 1))
     assert torch.equal(before, torch.get_rng_state())
@@ -140,9 +139,10 @@ def cells(*starts: str) -> list[Cell]:
 def test_a_run_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: Any) -> None:
     whole = run._one
     trained: list[str] = []
+    pressed = iter([True])
 
     def once(cell: Cell) -> Any:
-        if cell.start == "xavier" and len(trained) < 2:
+        if cell.start == "xavier" and next(pressed, False):
             raise KeyboardInterrupt
         trained.append(cell.start)
         return whole(cell)
@@ -192,13 +192,13 @@ def test_a_dask_cluster_gives_what_processes_here_give(tmp_path: Path) -> None:
     distributed = pytest.importorskip("distributed")
     with distributed.LocalCluster(
         1, threads_per_worker=1, processes=False, dashboard_address=None
-    ) as c:
+    ) as cluster:
         run.run(
             cells("he", "centred"),
             tmp_path / "dask",
             workers=1,
             backend="dask",
-            address=c.scheduler_address,
+            address=cluster.scheduler_address,
         )
     run.run(cells("he", "centred"), tmp_path / "here", workers=1)
     far, near = (run.Finished(tmp_path / name).all() for name in ("dask", "here"))
