@@ -204,13 +204,13 @@ def test_jumps_have_no_solution(f: str) -> None:
         (
             lambda: rules.shaped(lambda x: 0.0 * x + 3.0, 10),
             NoSolutionError,
-            "expected an operating point that meets the budget, got none was found for "
+            "expected an operating point that meets the budget, got none was found, for "
             "|beta| <= 16, s in [6e-08, 16]; use 'centred', or a larger zeta",
         ),
         (
             lambda: rules.shaped("exp", 10, variance_slope=1.0),
             NoSolutionError,
-            "got no operating point has Q' = 1 for |beta| <= 16, s in [6e-08, 16]; "
+            "got no operating point has Q' = 1, for |beta| <= 16, s in [6e-08, 16]; "
             "use 'centred', or a larger zeta",
         ),
         (

@@ -13,7 +13,14 @@ from fanin.errors import ArgumentError, DivergentError, NoSolutionError
 from fanin.theory.activation import Activation, activation
 from fanin.theory.gaussian import moments
 from fanin.theory.rules.layer import LayerRule, deviation_slope, layer_rule
-from fanin.theory.rules.search import BETAS, SCALES, Candidate, candidates
+from fanin.theory.rules.search import (
+    BETAS,
+    ROUNDING,
+    SCALES,
+    Candidate,
+    candidates,
+    rounding,
+)
 
 _TRIES = 6  # candidates of each kind that are solved exactly before giving up
 _SPREADS = 4.0  # of the variance by chance, before it runs away within the depth
@@ -48,8 +55,9 @@ def shaped(
     are in docs/theory.md, "Which root". A function that is affine wherever its Gaussian falls
     cannot use the budget up; a note says so.
 
-    Wrong when: layers are normalised or skipped (shaping has nothing to add), at zero padding
-    (the bias does not centre there), and in bfloat16 where V is below 1e-4 E[f]^2.
+    Wrong when: layers are normalised or skipped (shaping has nothing to add), and at zero padding
+    (the bias does not centre there). Points at which bfloat16 adds more than a quarter of noise,
+    `(2/3) depth 2^-16 m^2/V > 1/4`, are avoided; where f has no other, a note says so.
 
     Args:
         f: an activation without jumps, in any form that `fanin.activation` takes.
@@ -94,7 +102,7 @@ def shaped(
             s = solve(act, candidate, budget)
             if s is not None:
                 return _rule(act, candidate.beta, s, budget)
-    raise _no_solution(act, budget, "none was found")
+    raise _no_solution(act, budget, _why(act, found[0]))
 
 
 @dataclass(frozen=True)
@@ -140,6 +148,10 @@ def _rule(act: Activation, beta: float, s: float, budget: Budget) -> LayerRule:
         centre=float(m.mean),
         notes=(f"Made for {budget.depth} nonlinear layers and a budget of {budget.zeta:g}.",),
     )
+    noise = float(rounding(float(m.mean), float(m.variance), budget.depth))
+    if noise > ROUNDING:
+        note = f"In bfloat16 rounding makes {noise:.0%} of the variance: train it in float32."
+        rule = replace(rule, notes=(*rule.notes, note))
     chi, slope = rule.chi**budget.depth, rule.slope**budget.depth
     if chi >= budget.zeta * (1 - 1e-6):
         return rule
@@ -251,11 +263,21 @@ def _refuse_jumps(act: Activation) -> None:
         )
 
 
+def _why(act: Activation, tried: list[Candidate]) -> str:
+    """Why no candidate of the grid could be solved."""
+    try:
+        for candidate in tried[:1]:
+            _chi(act, candidate.beta, candidate.s)
+    except DivergentError:
+        return "E[f'^2] is infinite at the points that were tried"
+    return "none was found"
+
+
 def _no_solution(act: Activation, budget: Budget, why: str) -> NoSolutionError:
     """None of the candidates could be solved."""
     return NoSolutionError(
         f"shaped({act.name}, depth={budget.depth}, zeta={budget.zeta:g})",
         expected="an operating point that meets the budget",
-        got=f"{why} for |beta| <= {BETAS.max():g}, s in [{SCALES[0]:.0e}, {SCALES[-1]:g}]",
+        got=f"{why}, for |beta| <= {BETAS.max():g}, s in [{SCALES[0]:.0e}, {SCALES[-1]:g}]",
         fix="use 'centred', or a larger zeta",
     )
