@@ -1,20 +1,24 @@
 """What `fanin.check` and `fanin.torch.Watch` cost, as ratios measured side by side in one run.
 
-`python benchmarks/check.py`: check against one forward and backward pass of the same model and
-batch; training steps with Watch against the same steps without. Medians of alternating repeats.
+`python -m benchmarks.check --write`: a check against one forward and backward pass of the same
+model and batch; a training step that `Watch` measures, and one in between, against the same step
+alone. All of it alternates in one process; medians of processor time.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import statistics
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from benchmarks.record import record
 from torch import nn
 
 import fanin
@@ -24,86 +28,108 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples" / "galle
 from blocks import GPT, BasicBlock, ViT, mlp, resnet
 
 Case = tuple[nn.Module, torch.Tensor]
+EVERY = 50
+"""Steps from one measurement of a Watch to the next."""
 
 
 def cases() -> dict[str, Callable[[], Case]]:
-    """Models at batch sizes that people train with on a CPU."""
+    """Models at sizes and batches that people train with."""
     return {
-        "MLP 20 x 512, batch 512": lambda: (mlp(512, 20, nn.ReLU), torch.randn(512, 784)),
-        "ResNet-18, 16 x 3 x 96 x 96": lambda: (
-            resnet(BasicBlock, (2, 2, 2, 2)), torch.randn(16, 3, 96, 96)
+        "MLP 10 x 1024, batch 512": lambda: (mlp(1024, 10, nn.ReLU), torch.randn(512, 784)),
+        "ResNet-18, 32 x 3 x 64 x 64": lambda: (
+            resnet(BasicBlock, (2, 2, 2, 2)), torch.randn(32, 3, 64, 64)
         ),
-        "ViT-S, 8 x 3 x 128 x 128": lambda: (ViT(12, 384, 6, 128), torch.randn(8, 3, 128, 128)),
+        "ResNet-18, 32 x 3 x 128 x 128": lambda: (
+            resnet(BasicBlock, (2, 2, 2, 2)), torch.randn(32, 3, 128, 128)
+        ),
+        "ViT-S, 16 x 3 x 128 x 128": lambda: (ViT(12, 384, 6, 128), torch.randn(16, 3, 128, 128)),
         "GPT 6 x 384, 8 x 128 tokens": lambda: (
             GPT(6, 384, 6, 4000, 128), torch.randint(4000, (8, 128))
+        ),
+        "GPT-2 small, 2 x 256 tokens": lambda: (
+            GPT(12, 768, 12, 50257, 256), torch.randint(50257, (2, 256))
         ),
     }  # fmt: skip
 
 
 def seconds(run: Callable[[], object]) -> float:
-    """CPU seconds of this process: what others do on the machine does not count."""
+    """Seconds of this process, on all its threads: what others do on the machine does not count."""
     start = time.process_time()
     run()
     return time.process_time() - start
 
 
-def plain_pass(model: nn.Module, inputs: torch.Tensor) -> Callable[[], object]:
+def step(model: nn.Module, inputs: torch.Tensor) -> Callable[[], None]:
     """One forward and one backward pass with cross-entropy."""
 
     def run() -> None:
         logits = model(inputs)
         targets = torch.randint(logits.shape[-1], logits.shape[:-1])
         F.cross_entropy(logits.flatten(0, -2), targets.flatten()).backward()
-        for parameter in model.parameters():
-            parameter.grad = None
+        model.zero_grad()
 
     return run
 
 
-def check_ratio(model: nn.Module, inputs: torch.Tensor, repeats: int) -> float:
-    """CPU time of a check over that of a plain pass; the pairs alternate."""
-    plain = plain_pass(model, inputs)
-    plain()
-    fanin.check(model, inputs, "ce")
-    ratios = [
-        seconds(lambda: fanin.check(model, inputs, "ce")) / seconds(plain) for _ in range(repeats)
-    ]
-    return statistics.median(ratios)
+def round_of(model: nn.Module, inputs: torch.Tensor) -> tuple[float, float, float, float]:
+    """Seconds of a plain step, a check, a step that is watched and measured, and one between."""
+    plain = step(model, inputs)
+
+    def measured() -> None:
+        with fanin.torch.Watch(model, every=EVERY):
+            plain()
+
+    alone = seconds(plain)
+    check = seconds(lambda: fanin.check(model, inputs, "ce"))
+    due = seconds(measured)
+    with fanin.torch.Watch(model, every=EVERY):
+        plain()  # the step that is measured
+        between = seconds(plain)
+    return alone, check, due, between
 
 
-def watch_ratio(model: nn.Module, inputs: torch.Tensor, repeats: int, every: int = 50) -> float:
-    """CPU time of `every` steps with one measurement over the same steps without."""
-    plain = plain_pass(model, inputs)
-    plain()
-    ratios = []
-    for _ in range(repeats):
-        with fanin.torch.Watch(model, every=every):
-            watched = seconds(plain)
-            rest = [seconds(plain) for _ in range(3)]
-        unwatched = [seconds(plain) for _ in range(4)]
-        step = statistics.median(unwatched)
-        # One measured step and every - 1 others, of which three were timed.
-        total = watched + (every - 1) * statistics.median(rest)
-        ratios.append(total / (every * step))
-    return statistics.median(ratios)
+def line(name: str, rounds: list[tuple[float, float, float, float]]) -> str:
+    """A row of the table: medians of the ratios within each round, and how far they scatter."""
+    alone = [r[0] for r in rounds]
+    check, due, between = ([r[i] / r[0] for r in rounds] for i in (1, 2, 3))
+    middle = statistics.median
+    spread = middle(abs(c - middle(check)) for c in check)
+    watch = (middle(due) - 1 + (EVERY - 1) * (middle(between) - 1)) / EVERY
+    return (
+        f"| {name} | {middle(alone):.2f} s | {middle(check):.2f} ± {spread:.2f} "
+        f"| {middle(due):.2f} | {middle(between):.3f} | {100 * watch:+.1f}% "
+        f"| {100 * (middle(due) - 1) / EVERY:.1f}% |"
+    )
 
 
 def main() -> None:
-    """Print one line a model."""
+    """Print a table; with `--write`, keep it under results/."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--repeats", type=int, default=11)
     parser.add_argument("--only", default="")
-    arguments = parser.parse_args()
-    print(f"torch {torch.__version__}, {torch.get_num_threads()} threads")
-    print("model                          check / (forward + backward)   Watch every 50, overhead")
+    parser.add_argument("--write", action="store_true")
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    lines = [
+        f"{torch.get_num_threads()} threads; medians of {options.repeats} rounds, processor time. "
+        "A Watch of one step in 50: what its measured step adds, shared by 50, is the last column; "
+        "a step in between runs one hook, and its ratio shows what the timer resolves.",
+        "",
+        "| model and batch | step | check / step | measured step / step | step between / step "
+        f"| Watch, all of {EVERY} steps | its measured step alone |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for name, build in cases().items():
-        if arguments.only not in name:
+        if options.only not in name:
             continue
         torch.manual_seed(0)
         model, inputs = build()
-        check = check_ratio(model, inputs, arguments.repeats)
-        watch = watch_ratio(model, inputs, arguments.repeats)
-        print(f"{name:30} {check:28.2f}   {100 * (watch - 1):22.2f}%", flush=True)
+        round_of(model, inputs)
+        lines.append(line(name, [round_of(model, inputs) for _ in range(options.repeats)]))
+        print(lines[-1], flush=True)
+        del model, inputs
+        gc.collect()
+    record("check", "What check and Watch cost", lines, options.write, ("torch", "numpy"))
 
 
 if __name__ == "__main__":
