@@ -102,6 +102,8 @@ class MuP(Recipe):
         )
         std = self.gain / math.sqrt(weight.fans.fan_in)
         adam = self.optimizer == "adam"
+        if r_in == r_out == 1:
+            return self.draws(normal(std), "as wide as in the base model")
         if r_in == 1:
             return self.draws(normal(std), "reads a fixed width", lr=1.0 if adam else r_out)
         if r_out == 1:
