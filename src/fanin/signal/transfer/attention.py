@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from math import sqrt
 
@@ -25,7 +25,7 @@ from fanin.signal.transfer.pointwise import HIDDEN
 
 @lru_cache(maxsize=256)
 def _transforms(variance: float) -> tuple[np.ndarray, np.ndarray]:
-    """u = log t, and the rows E[e^(p l) exp(-t e^l)] for p = 0, 2, 3 and l ~ N(0, variance)."""
+    """u = log t, and the rows E[e^(p l) exp(-t e^l)] for p = 0, 2, 3, 4 and l ~ N(0, variance)."""
     s = sqrt(variance)
     z = np.linspace(-8, 8, 161)
     weight = np.exp(-z * z / 2)
@@ -33,7 +33,7 @@ def _transforms(variance: float) -> tuple[np.ndarray, np.ndarray]:
     u = np.linspace(-25 - 9 * s, 8 + 9 * s, 700)
     grown = np.exp(s * z)
     decay = np.exp(-np.exp(np.clip(u, -700, 700))[:, None] * grown)
-    return u, np.stack([decay @ (weight * grown**p) for p in (0, 2, 3)])
+    return u, np.stack([decay @ (weight * grown**p) for p in (0, 2, 3, 4)])
 
 
 @lru_cache(maxsize=4096)
@@ -54,6 +54,29 @@ def concentration(variance: float, keys: int, power: int = 2) -> float:
     rest = np.exp((keys - 1) * np.log(np.maximum(rows[0], 1e-300)))
     value = keys / (power - 1) * np.sum(np.exp(power * u) * rows[power - 1] * rest)
     return float(np.clip(value * (u[1] - u[0]), float(keys) ** (1 - power), 1.0))
+
+
+@lru_cache(maxsize=4096)
+def jitter(variance: float, keys: int) -> float:
+    """E[sum_j a_j^2 (x_j - sum_k a_k x_k)^2] for independent x of mean 0 and variance 1.
+
+    *Definition.* E[sum a^2 - 2 sum a^3 + (sum a^2)^2], the last from E[sum_i a_i^4] and
+    E[a_i^2 a_j^2] = 1/6 times the integral of t^3 E[e^(2l) e^(-t e^l)]^2 E[e^(-t e^l)]^(n-2).
+
+    Example:
+        >>> jitter(0.0, 4), jitter(1.0, 1)
+        (0.1875, 0.0)
+    """
+    if keys <= 1:
+        return 0.0
+    if variance <= 0:
+        return (1 - 1 / keys) / keys
+    u, rows = _transforms(round(min(variance, 100.0), 6))
+    rest = np.exp((keys - 2) * np.log(np.maximum(rows[0], 1e-300)))
+    both = (keys - 1) * rows[1] ** 2 + rows[3] * rows[0]
+    fourth = keys / 6 * float(np.sum(np.exp(4 * u) * both * rest)) * (u[1] - u[0])
+    second, third = (concentration(variance, keys, p) for p in (2, 3))
+    return float(max(second - 2 * third + fourth, 0.0))
 
 
 def overlap(base: np.ndarray, sharp: np.ndarray, shared: float, own: float) -> np.ndarray:
@@ -92,9 +115,9 @@ class Rows:
         self.within = pairs.take(0, self.j) - pairs.take(1, self.j)
         self.own = max(float(self.within[(0,) * (self.k - 1)]), 0.0)
 
-    def moment(self, power: int) -> np.ndarray:
-        """E[sum_j a_j^power] of each row."""
-        own = {n: concentration(self.own, int(n), power) for n in np.unique(self.counts)}
+    def moment(self, of: Callable[[float, int], float]) -> np.ndarray:
+        """A number of each row from the variance of its logits and how many keys it sees."""
+        own = {n: of(self.own, int(n)) for n in np.unique(self.counts)}
         return self.mean(np.vectorize(lambda n: own[n] if n else 0.0)(self.counts))
 
     def mean(self, by_mask: np.ndarray) -> np.ndarray:
@@ -114,7 +137,7 @@ def softmaxed(logits: State, dim: int, token: object) -> State:
     """The state of softmax(logits) along a dimension, masked entries having weight zero."""
     rows = Rows(logits, dim)
     keys, k, j = rows.keys, rows.k, rows.j
-    sharp, total = rows.moment(2), rows.mean(rows.counts > 0)
+    sharp, total = rows.moment(concentration), rows.mean(rows.counts > 0)
     alone = rows.mean((rows.counts > 0) / np.maximum(rows.counts, 1))
     between, both = (rows.mean(np.stack(x)) for x in zip(*map(_between, rows.masks), strict=True))
     i = rows.table.axes((rows.query,))[0] if rows.query is not None else None
@@ -185,13 +208,12 @@ def softmax_back(g: Table, weights: Table, logits: State, dim: int) -> Table:
     """The gradient of the logits, a_j (g_j - sum_k a_k g_k).
 
     *Definition.* With gamma what of g differs between keys, the sum over a row of its square is
-    gamma (sum a^2 - 2 sum a^3 + (sum a^2)^2); each row sums to zero.
+    gamma E[sum a^2 - 2 sum a^3 + (sum a^2)^2]; each row sums to zero.
     """
     rows = Rows(logits, dim)
     if rows.keys == 1:
         return g * 0.0
-    second, third = rows.moment(2), rows.moment(3)
-    left = np.maximum(1 - 2 * third / np.maximum(second, 1e-300) + second, 0.0)
+    left = rows.moment(jitter) / np.maximum(rows.moment(concentration), 1e-300)
     g, weights = align(g, weights)
     g, weights = g.own(rows.dim), weights.own(rows.dim)
     _, same, differ, _, _ = g._parts(rows.dim)
@@ -256,10 +278,7 @@ def _mask(call: Call, queries: int, keys: int) -> Mask | None:
 @forward(*_FUSED.split())
 def _attention(call: Call) -> list[State]:
     _, k, v, _, weights, _ = _parts(call)
-    share = float(call.node.get("dropout_p") or 0.0)
-    table = weights.table
-    if share:
-        table = product(table, Table.iid(weights.shape, 1.0, 1 / (1 - share)))
+    table = product(weights.table, _kept(call, weights.shape))
     out = averaged(table, v.table) if weights.causal else matmul(table, v.table)
     fresh = abs(v.mean) <= 1e-9 * (v.second_moment**0.5 + 1e-300)
     token = call.token()
@@ -269,6 +288,12 @@ def _attention(call: Call) -> list[State]:
         shape = call.output(position).shape
         states.append(_log_sum(call, position, shape, k.shape[-2]))
     return states
+
+
+def _kept(call: Call, shape: Sequence[int]) -> Table:
+    """The dropout mask of the weights over its kept share."""
+    share = float(call.node.get("dropout_p") or 0.0)
+    return Table.iid(shape, 1.0, 1 / (1 - share)) if share < 1 else Table.constant(shape, 0.0)
 
 
 def _log_sum(call: Call, position: int, shape: Sequence[int], keys: int) -> State:
@@ -290,11 +315,13 @@ def _attention_back(call: Call, grads: Sequence[Table | None]) -> Gradients:
     if g is None:
         return
     q, k, v, logits, weights, scale = _parts(call)
-    to_weights = matmul(g, transposed(v.table))
+    kept = _kept(call, weights.shape)
+    to_weights = product(matmul(g, transposed(v.table)), kept)
     to_logits = softmax_back(to_weights, weights.table, logits, -1) * scale
     yield call.index("query"), reduced_to(matmul(to_logits, k.table), q.shape)
     yield call.index("key"), _ungrouped(matmul(transposed(to_logits), q.table), call["key"].shape)
-    yield call.index("value"), _ungrouped(matmul(transposed(weights.table), g), call["value"].shape)
+    used = product(weights.table, kept)
+    yield call.index("value"), _ungrouped(matmul(transposed(used), g), call["value"].shape)
     bias = "attn_mask" if "attn_mask" in call.node.args else "attn_bias"
     if isinstance(call[bias], State) and call[bias].data is None:
         yield call.index(bias), reduced_to(to_logits * (1 / scale), call[bias].shape)

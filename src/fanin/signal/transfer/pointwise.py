@@ -86,7 +86,7 @@ def pointwise(call: Call) -> State:
     """Any elementwise operation."""
     shape = call.shape
     name = call.node.name
-    if len(call.operands) == 2 and (masked := _masked(call)) is not None:
+    if (masked := _masked(call)) is not None:
         return masked
     states = [broadcast(s, shape) for s in call.operands]
     numbers = {i: v for i, s in enumerate(states) if (v := s.value) is not None}
@@ -188,6 +188,10 @@ def _operands(
 
 def _masked(call: Call) -> State | None:
     """Logits with a mask added or filled in: the moments stay those of the seen entries."""
+    if call.node.name == "where":
+        return _masked_where(call)
+    if len(call.operands) != 2:
+        return None
     first, second = call.operands
     if call.node.name == "add":
         for logits, mask in ((first, second), (second, first)):
@@ -205,6 +209,18 @@ def _masked(call: Call) -> State | None:
             state = replace(broadcast(first, call.shape), token=call.token())
             return replace(state, allowed=Mask(~second.data.astype(bool), fill))
     return None
+
+
+def _masked_where(call: Call) -> State | None:
+    """where(known condition, logits, a number that hides): the same as a mask filled in."""
+    condition, x, fill = call.operands
+    if condition.data is None or fill.data is None or x.data is not None:
+        return None
+    number = float(np.max(fill.data, initial=-np.inf))
+    if number >= HIDDEN:
+        return None
+    state = replace(broadcast(x, call.shape), token=call.token())
+    return replace(state, allowed=Mask(condition.data.astype(bool), number))
 
 
 # --- sums and products ---------------------------------------------------------------------------
@@ -377,6 +393,10 @@ def pointwise_back(call: Call, terms: Sequence[Term]) -> Iterator[tuple[int, Ter
         dims = _averaged_dims(own[0].table, own[1].table)
         yield call.node.inputs[0], Term(call.node.index, total(terms).centred(dims))
         return
+    if call.node.name == "where" and call.states[call.node.outputs[0]].allowed is not None:
+        whole = reduced_to(total(terms), own[1].shape)  # what is hidden has no gradient already
+        yield call.node.inputs[1], Term(call.node.index, whole)
+        return
     for place, index in enumerate(call.node.inputs):
         if not call.graph.values[index].floating:
             continue
@@ -494,8 +514,7 @@ def _drawn_slope(call: Call, states: Sequence[State], place: int) -> Table:
 
 @forward("masked_fill")
 def _masked_fill(call: Call) -> State:
-    masked = _masked(call) if len(call.operands) == 2 else None
-    if masked is not None:
+    if (masked := _masked(call)) is not None:
         return masked
     x, mask = call["self"], call["mask"]
     value = call["value"]
