@@ -255,8 +255,8 @@ def main() -> None:
     names = options.activations.split(",")
     lines = [
         f"`python benchmarks/signal_at_start.py --seeds {options.seeds}`. Cells: output to input "
-        "second moment / norm of the weight gradient of layer 2 to layer 29 / the same of layers 1 and "
-        "30, whose scales differ by nature / cosine of two outputs. Geometric means over "
+        "second moment / norm of the weight gradient of layer 2 to layer 29 / the same of layers 1 "
+        "and 30, whose scales differ by nature / cosine of two outputs. Geometric means over "
         f"{options.seeds} seeds, of the cosine the arithmetic mean. Bold: the first two within "
         f"[{LOW}, {HIGH}] and the cosine below {COSINE}.",
         "",
