@@ -18,7 +18,7 @@ from fanin.report.report import Report
 
 
 @broken(
-    "pytorch-lightning#21589",
+    "pytorch/pytorch#10243",
     "A sigmoid network of depth 20 with torch's default layers stays at ln 10.",
     "vanishing-signal",
     "8",
@@ -28,7 +28,7 @@ def default_init_under_sigmoid() -> Report:
 
 
 @broken(
-    "nnue-pytorch#55",
+    "pytorch/pytorch#1667",
     "A plain ReLU network of depth 50 with torch's default layers does not learn.",
     "vanishing-signal",
     "1",
@@ -38,7 +38,7 @@ def default_init_under_relu() -> Report:
 
 
 @broken(
-    "transformers#13327",
+    "",
     "N(0, 0.02²), the constant of transformers, in a plain deep network.",
     "vanishing-signal",
     "",
@@ -49,7 +49,7 @@ def std_of_transformers_in_a_plain_network() -> Report:
 
 
 @broken(
-    "gpt-neox#1087",
+    "EleutherAI/gpt-neox#1087",
     "A std of 1/width where 1/sqrt(width) was meant.",
     "vanishing-signal",
     "",
@@ -60,8 +60,8 @@ def width_for_root_of_width() -> Report:
 
 
 @broken(
-    "modalities#161",
-    "A scale of a variance is used as one of a std: 2 for sqrt(2).",
+    "Modalities/modalities#161",
+    "A variance is passed as a std: 2 for sqrt(2).",
     "exploding-signal",
     "",
 )
@@ -84,7 +84,7 @@ def forgotten_std() -> Report:
 
 
 @broken(
-    "pytorch#54030",
+    "",
     "The rule that linearises at 0 gives GELU twice the variance that keeps it.",
     "exploding-signal",
     "",
@@ -97,7 +97,7 @@ def linearised_gain_for_gelu() -> Report:
 
 
 @broken(
-    "pytorch#24991",
+    "",
     "SiLU with the gain that keeps its second moment: right, and unstable.",
     "unstable-fixed-point",
     "1",
@@ -148,7 +148,7 @@ def saturated_tanh() -> Report:
 
 
 @broken(
-    "",
+    "nodchip/Stockfish#201",
     "A bias of -10 in front of a ReLU.",
     "dead-units",
     "5",
@@ -162,8 +162,8 @@ def dead_relu() -> Report:
 
 
 @broken(
-    "pytorch#3121",
-    "A head tied to an embedding from N(0, 1): loss 84 where 8.5 is expected.",
+    "pytorch/pytorch#3121",
+    "`nn.Embedding` draws from N(0, 1); tied to the head, the loss is 84 where 8.5 is expected.",
     "start-loss",
     "head",
 )
@@ -186,7 +186,7 @@ class Tied(nn.Module):
 
 
 @broken(
-    "transformers#26441",
+    "huggingface/transformers#26441",
     "A head without its 1/sqrt(width): loss 110 where 11 is right.",
     "start-loss",
     "lm_head",
@@ -198,7 +198,7 @@ def large_head() -> Report:
 
 
 @broken(
-    "siren#19",
+    "vsitzmann/siren#19",
     "A sine network that reads pixel values and coordinates in 0..255.",
     "input-scale",
     "0",
@@ -211,8 +211,8 @@ def siren_on_raw_coordinates() -> Report:
 
 
 @broken(
-    "deepxde#305",
-    "A tanh network for a physical field, in metres: the loss at step 0 is huge.",
+    "lululxvi/deepxde#31",
+    "A tanh network reads coordinates in metres: the loss at step 0 is huge.",
     "input-scale",
     "0",
 )
@@ -222,7 +222,7 @@ def unscaled_coordinates() -> Report:
 
 
 @broken(
-    "peft#1060",
+    "Guitaricet/relora#18",
     "Both factors of a LoRA adapter at zero.",
     "zero-pair",
     "blocks.0.a",
@@ -286,7 +286,7 @@ def detached_features() -> Report:
 
 
 @broken(
-    "",
+    "pytorch/pytorch#39629",
     "Half of the modules are built and never called.",
     "never-called",
     "spare",
@@ -305,7 +305,7 @@ def forgotten_modules() -> Report:
 
 
 @broken(
-    "torchtitan#3334",
+    "pytorch/torchtitan#3334",
     "The depth factor is put on w2 and on w3.",
     "depth-scaling",
     "blocks.0.w3",
@@ -315,7 +315,7 @@ def doubled_depth_scaling() -> Report:
 
 
 @broken(
-    "llama2.c#579",
+    "karpathy/llama2.c#579",
     "The depth factor is put on w3 instead of w2.",
     "depth-scaling",
     "blocks.0.w3",
@@ -325,8 +325,8 @@ def misplaced_depth_scaling() -> Report:
 
 
 @broken(
-    "modalities#165",
-    "Branches of full size: the residual stream grows twelvefold in 32 blocks.",
+    "Modalities/modalities#165",
+    "The depth factor is missing: the residual stream grows twelvefold in 32 blocks.",
     "residual-growth",
     "blocks.0.w2",
 )
@@ -335,7 +335,7 @@ def missing_depth_scaling() -> Report:
 
 
 @broken(
-    "",
+    "huggingface/transformers#10830",
     "Half precision overflows in a layer of large weights.",
     "nonfinite",
     "2",
@@ -346,8 +346,8 @@ def overflow_in_half_precision() -> Report:
 
 
 @broken(
-    "Megatron-LM#6799",
-    "An RMSNorm from `torch.empty` that nothing initialised: NaN.",
+    "mosaicml/llm-foundry#1745",
+    "An RMSNorm on meta that no `_init_weights` knows: memory of `torch.empty`, then NaN.",
     "nonfinite",
     "norm.weight",
 )

@@ -15,7 +15,7 @@ from fanin.report.report import Report
 
 
 @broken(
-    "llm-foundry#1745",
+    "NVIDIA/Megatron-LM#6799",
     "`to_empty` and `reset_parameters` for whoever has it: the attention's "
     "packed projection has none.",
     "never-initialized",
@@ -39,7 +39,7 @@ def attention_left_from_meta() -> Report:
 
 
 @broken(
-    "transformers#48932",
+    "huggingface/transformers#48932",
     "A rotary table that no checkpoint holds is lost on the meta device.",
     "buffer-lost-on-meta",
     "rope.inv_freq",
@@ -62,7 +62,7 @@ def rotary_table_lost() -> Report:
 
 
 @broken(
-    "transformers#47458",
+    "huggingface/transformers#47458",
     "The residual rule compares a short name with full names and never runs.",
     "rule-never-matched",
     "c_proj.weight",
@@ -73,7 +73,7 @@ def rule_that_matches_nothing() -> Report:
 
 
 @broken(
-    "pytorch#72253",
+    "pytorch/pytorch#72253",
     "`nn.TransformerEncoder` clones one layer: all start equal.",
     "duplicate-values",
     "layers.0",
@@ -87,7 +87,7 @@ def cloned_layers() -> Report:
 
 
 @broken(
-    "keras-hub#352",
+    "keras-team/keras-hub#352",
     "One seed is used again for each layer: the layers are equal.",
     "duplicate-values",
     "0.weight",
@@ -100,7 +100,7 @@ def seed_used_again() -> Report:
 
 
 @broken(
-    "stable-baselines3#1541",
+    "DLR-RM/stable-baselines3#1541",
     "A general orthogonal init runs after the model's own.",
     "overwritten-by",
     "0.weight",
@@ -116,7 +116,7 @@ def custom_init_overwritten() -> Report:
 
 
 @broken(
-    "pytorch#180968",
+    "pytorch/pytorch#180968",
     "An initializer writes to a weight that weight norm computes.",
     "init-after-parametrization",
     "0.parametrizations",
@@ -129,7 +129,7 @@ def init_after_weight_norm() -> Report:
 
 
 @broken(
-    "pytorch#30079",
+    "pytorch/pytorch#30079",
     "Kaiming on a transposed convolution counts output channels and no stride.",
     "fan-not-as-meant",
     "0.weight",
@@ -142,7 +142,7 @@ def transposed_convolution() -> Report:
 
 
 @broken(
-    "pytorch#24315",
+    "pytorch/pytorch#24315",
     "fan_out of a depthwise convolution counts every group.",
     "fan-not-as-meant",
     "0.weight",
@@ -155,7 +155,7 @@ def depthwise_fan_out() -> Report:
 
 
 @broken(
-    "Megatron-Bridge#5843",
+    "",
     "Stacked experts read as one convolution: std 23 times too small.",
     "fan-not-as-meant",
     "experts",
@@ -173,7 +173,7 @@ def stacked_experts() -> Report:
 
 
 @broken(
-    "timm#1286",
+    "huggingface/pytorch-image-models#1286",
     "Truncation at two sigma leaves 0.88 of the std.",
     "truncation-changes-std",
     "0.weight",
@@ -186,7 +186,7 @@ def truncated_normal() -> Report:
 
 
 @broken(
-    "fastai#2090",
+    "fastai/fastai#2090",
     "Two rules write one tied tensor: the last one wins.",
     "tied-conflict",
     "embed",
@@ -200,7 +200,7 @@ def tied_weights_written_twice() -> Report:
 
 
 @broken(
-    "deepspeed#2650",
+    "deepspeedai/DeepSpeed#2650",
     "Initializing a ZeRO-3 placeholder of size 0 is a silent no-op.",
     "size-zero-placeholder",
     "0.weight",

@@ -14,7 +14,7 @@ class Broken:
 
     Args:
         name: of the entry.
-        thread: where a user met it; empty for the classical cases.
+        thread: where a user met it, as owner/repository#number; empty for the classical cases.
         story: what was done, and what happened, in a sentence.
         rule: name of the rule that finds the cause.
         where: how the path of the first bad layer or tensor begins.

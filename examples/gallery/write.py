@@ -27,6 +27,13 @@ of each. Then {healthy} models with an initialization that is accepted, which mu
 """
 
 
+def link(thread: str) -> str:
+    """Where a user met it, as a sentence with a link."""
+    repository, _, number = thread.partition("#")
+    url = f"https://github.com/{repository}/issues/{number}"
+    return f" Reported in [{thread}]({url})." if thread else ""
+
+
 def main() -> None:
     """Run every entry and write the page."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -39,8 +46,7 @@ def main() -> None:
         torch.manual_seed(0)
         report = case.run()
         first = report.findings[0]
-        thread = f" Reported in {case.thread}." if case.thread else ""
-        lines.append(f"### {case.name}\n\n{case.story}{thread}\n")
+        lines.append(f"### {case.name}\n\n{case.story}{link(case.thread)}\n")
         place = f" at {first.where}" if first.where else ""
         said = [
             f"{first.severity} {first.rule} {first.name}{place}",

@@ -47,6 +47,25 @@ def first_lost(model: nn.Sequential, x: torch.Tensor, limit: float = 2**-10) -> 
     raise AssertionError("no layer loses the signal")
 
 
+@pytest.mark.parametrize("act", [nn.ReLU6, nn.Tanhshrink, nn.Softshrink, nn.Hardtanh])
+def test_flat_by_nature_is_not_the_cause(act: type[nn.Module]) -> None:
+    """These are flat where the signal vanishes: at 0, or for every other value."""
+    torch.manual_seed(0)
+    first = fanin.check(plain(50, act), torch.randn(128, 784), "ce").findings[0]
+    assert (first.severity, first.name) == ("FAIL", "vanishing-signal")
+
+
+def test_a_rectifier_with_a_ceiling_is_not_saturated_at_its_own_gain() -> None:
+    torch.manual_seed(0)
+    model = plain(20, nn.ReLU6)
+    with torch.no_grad():
+        for layer in model:
+            if isinstance(layer, nn.Linear):
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+                layer.bias.zero_()
+    assert fanin.check(model, torch.randn(128, 784), "ce").verdict == "PASS"
+
+
 @pytest.mark.parametrize("depth", [20, 50])
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_default_init_of_a_deep_plain_network_fails_and_init_mends_it(

@@ -42,8 +42,13 @@ class Slope:
         self.largest = float(size[300:901].max())  # over |z| <= 15
         ends = size[[0, -1]].max()
         # Powers and exponentials: "flat beside its steepest" says nothing where there is no bound.
-        self.bounded = bool(size.isfinite().all() and ends <= 1.1 * self.largest)
-        self.flat_tails = bool(self.largest > 0 and self._tail(size) < FLAT * self.largest)
+        bounded = bool(size.isfinite().all() and ends <= 1.1 * self.largest)
+        steep = size[[598, 602]] >= FLAT * self.largest  # just below and just above 0
+        # What is flat on both sides of 0 is flat because its input is small, which others tell.
+        self.tells = bounded and bool(steep.any())
+        # What is flat on one side, such as ReLU6, is flat for half of all values by its nature.
+        flat_tails = self.largest > 0 and self._tail(size) < FLAT * self.largest
+        self.flat_tails = flat_tails and bool(steep.all())
 
     @staticmethod
     def _tail(size: torch.Tensor) -> float:
@@ -129,7 +134,7 @@ def look(glimpses: Sequence[Glimpse]) -> list[torch.Tensor]:
 def _shares(seen: Glimpse, f: torch.Tensor, slope: torch.Tensor) -> torch.Tensor:
     """The three numbers of `look` for one call of an activation."""
     log_slope = torch.dot(seen.z.reshape(-1) * f, slope) / torch.dot(f, f)
-    if not seen.slope.bounded:
+    if not seen.slope.tells:
         nan = torch.full_like(log_slope, torch.nan)
         return torch.stack([nan, nan, log_slope])
     low = slope.abs() < FLAT * seen.slope.largest
