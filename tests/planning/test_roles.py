@@ -10,6 +10,7 @@ from torch import nn
 import fanin
 from fanin.planning.flow import Flow
 from fanin.planning.roles import Scene
+from fanin.planning.ruled import branch_share
 from fanin.torch.tracing.trace import trace
 
 
@@ -93,6 +94,17 @@ def test_residual_convolutions(norm: bool) -> None:
     assert found["6.weight"].role == "head"
     inside = (12 * 3 - 2) / 12  # mean taps of a row of three at 12 positions
     assert found["1.c1.weight"].fans.fan_in == pytest.approx(16 * inside**2)
+
+
+def test_what_ends_a_branch_is_in_a_stream_of_branches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where it is no member of the branch, so that no share is over 0 branches."""
+    monkeypatch.setattr(Flow, "members", lambda *_: [])
+    model, x = net.resnet(3, norm=False), fanin.spec((2, 3, 12, 12))
+    ends = [w for w in scene(model, x).weights.values() if w.end is not None]
+    assert [branch_share(w)[0] for w in ends] == [1 / 3] * 3
+    assert fanin.plan(model, x, "lecun")["1.c2.weight"].std == pytest.approx(
+        (3 * 16 * (34 / 12) ** 2) ** -0.5
+    )
 
 
 def test_scales_behind_a_branch() -> None:

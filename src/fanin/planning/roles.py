@@ -226,7 +226,8 @@ class Scene:
         source = flow.source(use.data)
         projections = flow.projections.get(path, ())
         end = flow.ends.get(path)
-        join, block, inside = self._places.get(path, (None, 0, 0))
+        outside = (end.join if end is not None else None, 0, 0)  # what ends a branch is in it
+        join, block, inside = self._places.get(path, outside)
         parts = {p.part for p in projections}
         role: Role = "hidden"
         if end is not None:
