@@ -15,9 +15,10 @@ import fanin
 from fanin import draw
 from fanin.errors import NotCoveredError
 from fanin.planning.auto import judge
-from fanin.planning.plan import Plan
+from fanin.planning.plan import Centre, Plan
 from fanin.theory import rules
 from fanin.theory.activation import activation
+from fanin.torch.writing.centring import centre_
 
 
 def planned(model: nn.Module, inputs: object, rule: object = "auto") -> Plan:
@@ -136,19 +137,16 @@ def test_the_rule_of_a_plain_stretch(depth: int, f: nn.Module, rule: str) -> Non
     assert f"{depth} nonlinear layers" in plan.stretches[0].reason
 
 
-def test_without_biases_nothing_is_centred() -> None:
+def test_without_biases_nothing_is_shaped() -> None:
     layers = [m for _ in range(30) for m in (nn.Linear(32, 32, bias=False), nn.GELU())]
     plan = planned(nn.Sequential(*layers), fanin.spec((4, 32)))
     assert plan.stretches[0].rule == "second_moment"
-    assert plan.stretches[0].reason.endswith("0.weight has no bias to centre with")
+    assert "0.weight has no bias to shape with" in plan.stretches[0].reason
 
 
-def test_zero_padding_is_reckoned_with() -> None:
-    layers = [m for _ in range(20) for m in (nn.Conv2d(8, 8, 3, padding=1), nn.ReLU())]
-    plan = planned(nn.Sequential(*layers), fanin.spec((2, 8, 10, 10)))
-    assert plan.stretches[0].rule == "second_moment"
-    assert "zero padding" in plan.stretches[0].reason
-    assert plan["0.weight"].fan_in == pytest.approx(8 * (28 / 10) ** 2)
+def test_fans_count_the_taps_inside() -> None:
+    plan = planned(plain_convolutions(4, nn.ReLU(), 8), fanin.spec((2, 3, 10, 10)))
+    assert plan["2.weight"].fan_in == pytest.approx(8 * (28 / 10) ** 2)
 
 
 def test_real_inputs_are_measured() -> None:
@@ -315,3 +313,89 @@ def test_circular_padding_is_planned() -> None:
     )
     assert plan["0.weight"].fan_in == 6
     assert all(row.std is not None and math.isfinite(row.std) for row in plan)
+
+
+# --- convolutions -----------------------------------------------------------------------------
+
+
+def plain_convolutions(depth: int, f: nn.Module, channels: int = 32, **options: int) -> nn.Module:
+    layers: list[nn.Module] = [nn.Conv2d(3, channels, 3, padding=1), f]
+    for _ in range(depth - 1):
+        layers += [nn.Conv2d(channels, channels, 3, padding=1, **options), f]
+    return nn.Sequential(*layers)
+
+
+def test_padded_convolutions_take_the_mean_out_by_themselves() -> None:
+    """Inputs of a unit sum to zero at every tap; the bias is beta alone, the draw as large."""
+    model = plain_convolutions(20, nn.ReLU())
+    plan = fanin.init_(model, fanin.spec((2, 3, 10, 10)))
+    assert plan.stretches[0].rule == "shaped"
+    row, weight = plan["20.weight"], model.get_parameter("20.weight").detach()
+    assert row.centre is not None
+    assert row.centre.weight == row.path
+    assert row.reason.endswith("its inputs sum to zero")
+    assert weight.double().sum(1).abs().max() < 1e-6
+    assert weight.std().item() == pytest.approx(row.std, rel=0.03)
+    assert plan["20.bias"].centre is None
+    assert model.get_parameter("20.bias").unique().numel() == 1
+    assert plan["0.weight"].centre is None  # reads the image
+    assert "zero sums" in str(plan)
+
+
+@pytest.mark.parametrize("f", [nn.ReLU(), nn.Sigmoid(), nn.Softplus()])
+def test_the_variance_holds_at_padded_borders(f: nn.Module) -> None:
+    """Mean over positions of the pre-activations' variance over s^2, 24 layers, 3 seeds."""
+    model, x = plain_convolutions(24, f), torch.randn(4, 3, 10, 10)
+    found = []
+    for seed in range(3):
+        plan = fanin.init_(model, x, seed=seed)
+        first = plan["0.weight"]
+        assert first.std is not None
+        assert first.fan_in is not None
+        beta, s2 = plan["2.bias"].mean, first.std**2 * first.fan_in
+        with torch.no_grad():
+            z = model[:45](x)
+        found.append((z - beta).square().mean((0, 1)) / s2)
+    over = torch.stack(found).mean(0)
+    assert 0.6 < over.mean() < 1.6
+    assert over.max() < 3  # a bias leaves 4 to 16 at the corners of such a network
+
+
+def test_grouped_kernels_sum_to_zero_group_by_group() -> None:
+    model = plain_convolutions(12, nn.Sigmoid(), 16, groups=1)
+    grouped = nn.Sequential(*model, *plain_convolutions(4, nn.Sigmoid(), 16, groups=4)[2:])
+    plan = fanin.init_(grouped, fanin.spec((2, 3, 8, 8)), "shaped")
+    row, weight = plan["26.weight"], grouped.get_parameter("26.weight").detach().double()
+    assert weight.shape == (16, 4, 3, 3)
+    assert weight.sum(1).abs().max() < 1e-6
+    assert weight.square().mean().sqrt().item() == pytest.approx(row.std, rel=0.1)
+
+
+def test_transposed_kernels_keep_groups_apart() -> None:
+    weight = torch.randn(6, 5, 3, generator=torch.Generator().manual_seed(0))
+    centre_(weight, Centre("w", 0.5, "in out tap", groups=2), None)
+    sums = weight.unflatten(0, (2, 3)).sum(1)
+    assert sums.abs().max() < 1e-6
+    assert weight.sum(0).abs().max() < 1e-6
+
+
+def test_depthwise_kernels_are_centred_by_the_bias_and_say_so() -> None:
+    layers: list[nn.Module] = [nn.Conv2d(3, 16, 3, padding=1), nn.Softplus()]
+    for _ in range(12):
+        layers += [nn.Conv2d(16, 16, 3, padding=1, groups=16), nn.Softplus()]
+        layers += [nn.Conv2d(16, 16, 1), nn.Softplus()]
+    plan = planned(nn.Sequential(*layers), fanin.spec((2, 3, 8, 8)))
+    assert plan.stretches[0].rule == "shaped"
+    assert "at the border 2.weight, of one channel a unit, lets the mean in" in (
+        plan.stretches[0].reason
+    )
+    assert plan["2.weight"].centre is None
+    assert plan["2.bias"].centre is not None
+
+
+def test_without_biases_rows_that_sum_to_zero_centre() -> None:
+    layers = [m for _ in range(12) for m in (nn.Linear(64, 64, bias=False), nn.Sigmoid())]
+    model = nn.Sequential(*layers)
+    plan = fanin.init_(model, fanin.spec((4, 64)))
+    assert plan.stretches[0].rule == "centred"
+    assert model.get_parameter("4.weight").detach().double().sum(1).abs().max() < 1e-5

@@ -217,19 +217,22 @@ class Auto:
             return _Decision("second_moment", {}, stretch)
         lost = f"second_moment: {plain}" if plain is not None else "second_moment does not apply"
         missing = next((w.path for w in members if _lacks_bias(w, scene)), None)
-        padded = any(_is_padded(w, scene) for w in members)
-        if missing is not None:
-            reason = f"{shown}; {lost}; {missing} has no bias to centre with"
-            return _Decision("second_moment", {}, _stretch(paths, "second_moment", reason))
-        if padded and plain is not None and plain.forward_and_back:
-            reason = f"{shown}; {lost}; zero padding would undo a centring bias at the border"
+        alone = next((w.path for w in members if _is_padded(w) and not _can_sum_to_zero(w)), None)
+        if alone is not None and plain is not None and plain.forward_and_back:
+            reason = f"{shown}; {lost}; {alone} reads one channel a unit, so at the border nothing"
+            reason += " takes its mean out"
             return _Decision("second_moment", {}, _stretch(paths, "second_moment", reason))
         for name in ("shaped", "centred"):
             verdict = found[name]
-            if verdict is not None and verdict.holds:
-                parameters = _size(members) if name == "shaped" else {}
-                reason = f"{shown}: keeps {verdict}; {lost}"
-                return _Decision(name, parameters, _stretch(paths, name, reason))
+            if verdict is None or not verdict.holds or (missing is not None and name == "shaped"):
+                continue
+            parameters = _size(members) if name == "shaped" else {}
+            reason = f"{shown}: keeps {verdict}; {lost}"
+            if alone is not None:
+                reason += f"; at the border {alone}, of one channel a unit, lets the mean in"
+            return _Decision(name, parameters, _stretch(paths, name, reason))
+        if missing is not None:
+            lost += f"; {missing} has no bias to shape with"
         reason = f"{shown}; {lost}; no rule by weights and biases alone does better"
         return _Decision("second_moment", {}, _stretch(paths, "second_moment", reason))
 
@@ -261,12 +264,14 @@ class Auto:
             return Choice(decision.rule, reason, normal(std), reads.how, beta, noise)
         rule = self._solved(weight, source.function, decision)
         shown, centre = self._shown(source.function), rule.centre
-        if weight.role == "head" and _lacks_bias(weight, scene, head=True):
-            std = math.sqrt(HEAD / (weight.fans.fan_in * reads.second_moment))
-            return Choice(decision.rule, f"reads {shown}, no bias", normal(std), reads.how)
+        by_weight = _is_padded(weight) or _lacks_bias(weight, scene, head=True)
+        counts = centre**2 > 1e-12 * float(rule.moments.variance)
+        zero_sum = by_weight and counts and _can_sum_to_zero(weight)
         spread, how = float(rule.moments.variance), rule.exactness
         if source.pooled:
             centre, spread, how = reads.mean, reads.variance, reads.how
+        elif _is_padded(weight):  # what fell on padding is missing, and less so near the border
+            spread, how = reads.second_moment - centre * (2 * reads.mean - centre), reads.how
         variance = rule.weight_variance_times_fan_in * float(rule.moments.variance)
         if weight.role == "head":
             variance, beta, noise = HEAD, 0.0, 0.0
@@ -274,7 +279,8 @@ class Auto:
             variance = after.operating_point.variance
         std = math.sqrt(variance / (weight.fans.fan_in * spread))
         reason = f"reads {shown} - {centre:.4g}, variance {spread:.4g}"
-        return Choice(decision.rule, reason, normal(std), how, beta, noise, centre)
+        reason += ", its inputs sum to zero" if zero_sum else ""
+        return Choice(decision.rule, reason, normal(std), how, beta, noise, centre, zero_sum)
 
     def _solved(self, weight: Weight, function: Function, decision: _Decision) -> LayerRule:
         """The stretch's rule for a function that one of its weights reads."""
@@ -375,7 +381,15 @@ def _lacks_bias(weight: Weight, scene: Scene, *, head: bool = False) -> bool:
     return (head or weight.role != "head") and weight.path not in scene.biases
 
 
-def _is_padded(weight: Weight, scene: Scene) -> bool:
+def _can_sum_to_zero(weight: Weight) -> bool:
+    """Whether a unit reads enough channels for its weights to sum to zero at every tap."""
+    words = weight.fans.axes.split()
+    sizes = [n for n, word in zip(weight.shape, words, strict=True) if word == "in"]
+    groups = weight.fans.groups if words[0] == "in" else 1
+    return math.prod(sizes) // groups > 1
+
+
+def _is_padded(weight: Weight) -> bool:
     """Whether an operation pads what an activation made with zeros."""
     assert weight.use is not None
     node = weight.use.node

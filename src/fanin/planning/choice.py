@@ -23,6 +23,7 @@ class Choice:
         bias: the constant of the layer's bias.
         bias_std: the standard deviation of the bias about that.
         centre: mean of what the layer reads, to be taken out by its bias.
+        zero_sum: whether the weight takes it out instead, its inputs summing to zero at each tap.
         lr: factor on the learning rate.
     """
 
@@ -33,6 +34,7 @@ class Choice:
     bias: float = 0.0
     bias_std: float = 0.0
     centre: float = 0.0
+    zero_sum: bool = False
     lr: float = 1.0
 
     @property

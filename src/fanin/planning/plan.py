@@ -32,9 +32,12 @@ Values = draw.Distribution | Stack
 
 @dataclass(frozen=True)
 class Centre:
-    """The part of a bias that cancels the mean of what its layer reads.
+    """What cancels the mean of what a layer reads: a part of its bias, or sums of weights at zero.
 
-    *Definition*: bias_i = (drawn value)_i - mean * sum_j W_ij, the sum over the weight as stored.
+    *Definition*: of a bias, b_i = (drawn value)_i - mean * sum_j W_ij, the sum over the weight as
+    stored. Of a weight itself (`weight` is the row's own path), at every tap t the n inputs of a
+    unit sum to zero: W_ijt = (n/(n-1))^(1/2) (drawn_ijt - sum_k drawn_ikt / n). That takes a mean
+    out also where taps fall on zero padding, which a bias cannot.
 
     Args:
         weight: path of W.
@@ -68,7 +71,7 @@ class Row:
         fan_in: terms in one output; None where it has no meaning.
         fan_out: outputs that one input enters.
         counted: how the fans were counted.
-        centre: what a bias subtracts beside its drawn value.
+        centre: what a bias subtracts beside its drawn value, or that a weight's sums are zero.
         exactness: how the numbers were obtained: "closed form", "quadrature", "sampled",
             "assumed"; empty where no number was needed.
         lr: factor on the learning rate that the rule asks for.

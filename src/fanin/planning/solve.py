@@ -375,13 +375,14 @@ class _Solver:
         )
 
     def _centre(self, weight: Weight, choice: Choice) -> Centre | None:
-        """What a bias takes out, from the weight of its layer."""
-        if weight.role != "bias" or not choice.centre:
+        """What a bias takes out, from the weight of its layer; or what that weight takes out."""
+        assert weight.use is not None or not choice.centre
+        if not choice.centre or choice.zero_sum == (weight.role == "bias"):
             return None
-        assert weight.use is not None
-        assert weight.use.weight is not None
-        fans = self.scene.weights[weight.use.weight].fans
-        return Centre(weight.use.weight, choice.centre, fans.axes, fans.groups, fans.shared_by)
+        path = weight.path if choice.zero_sum else weight.use.weight  # type: ignore[union-attr]
+        assert path is not None
+        fans = self.scene.weights[path].fans
+        return Centre(path, choice.centre, fans.axes, fans.groups, fans.shared_by)
 
 
 def _at_fixed_scale(answer: Choice) -> Choice:

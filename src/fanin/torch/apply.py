@@ -17,11 +17,11 @@ from fanin.planning.plan import Plan, Row, Stack
 from fanin.planning.solve import solve
 from fanin.signal.graph import Graph
 from fanin.signal.spec import Spec
-from fanin.torch.fans import row_sums_by
 from fanin.torch.present import Held, constants, kept, present
 from fanin.torch.slots import fixes_scale, refuse, writable
 from fanin.torch.tracing.modules import is_lazy, named_tensors, original
 from fanin.torch.tracing.trace import Inputs, trace
+from fanin.torch.writing.centring import centre_
 from fanin.torch.writing.held import held_interrupts
 from fanin.torch.writing.materialize import wrapper_notes
 from fanin.torch.writing.seeds import seed_of
@@ -170,7 +170,7 @@ def apply_(
     model = original(model, "apply_(model)")
     seed = seed_of("apply_", seed, generator, plan)
     _check(model, plan)
-    order = sorted(plan.rows, key=lambda row: (row.centre is not None, row.kind != "parametrized"))
+    order = sorted(plan.rows, key=lambda row: (_reads_another(row), row.kind != "parametrized"))
     written = [row for row in order if row.values is not None]
     later = [row for row in written if is_lazy(_tensor(model, row.path))]
     now = [row for row in written if row not in later]
@@ -211,11 +211,8 @@ def _write(model: nn.Module, row: Row, seed: int) -> None:
         assert row.values is not None
         write_(tensor, row.values, seed=seed, name=row.path)
         if row.centre is not None:
-            weight = _tensor(model, row.centre.weight)
-            sums = row_sums_by(
-                weight, row.centre.axes, row.centre.groups, row.centre.shared_by
-            ).reshape(tensor.shape)
-            tensor.copy_(tensor.double() - row.centre.mean * sums)
+            own = row.centre.weight == row.path
+            centre_(tensor, row.centre, None if own else _tensor(model, row.centre.weight))
 
 
 # --- before anything is written -----------------------------------------------------------------
@@ -276,6 +273,11 @@ def _fits(model: nn.Module, row: Row) -> None:
             )
     elif isinstance(row.values, draw.Orthogonal | draw.DeltaOrthogonal) and len(row.shape) < 2:
         raise PlanError(f"apply_: {row.path}", expected="a matrix", got=f"shape {row.shape}")
+
+
+def _reads_another(row: Row) -> bool:
+    """Whether a row is written from what another holds."""
+    return row.centre is not None and row.centre.weight != row.path
 
 
 def _owner(model: nn.Module, path: str) -> tuple[nn.Module, str]:

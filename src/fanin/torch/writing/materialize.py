@@ -14,8 +14,8 @@ from fanin.draw import canonical_name
 from fanin.errors import ArgumentError, ArgumentTypeError, PlanError, UninitializedError
 from fanin.planning.names import near
 from fanin.planning.plan import Centre, Plan, Values
-from fanin.torch.fans import row_sums_by
 from fanin.torch.tracing.trace import Inputs
+from fanin.torch.writing.centring import centre_
 from fanin.torch.writing.computed import Computed, class_of, computed, plain
 from fanin.torch.writing.progress import progress
 from fanin.torch.writing.rebuild import rebuilt
@@ -162,6 +162,7 @@ def materialize_(
             "materialize_(model)", expected="an nn.Module", got=type(model).__name__
         )
     seed = seed_of("materialize_", seed, generator, plan)
+    _check_device(device)
     tensors = [t._replace(name=(rename or str)(t.name)) for t in _tensors(model)]
     slots = _slots(t for t in tensors if local(t.tensor).is_meta)
     if tensors and not slots:
@@ -202,6 +203,18 @@ def fill_own_(
         modules |= dict(lists.named_modules(prefix=below))
     slots = _slots(t for t in tensors if device is None or local(t.tensor).is_meta)
     _fill(modules, slots, plan, device, seed, list(computed({path: module})))
+
+
+def _check_device(device: object) -> None:
+    """Refuse what is no device with memory."""
+    try:
+        found = torch.device(device)
+    except (RuntimeError, TypeError):
+        found = None
+    if found is None or found.type == "meta":
+        raise ArgumentError(
+            "materialize_(device)", expected="a device with memory, as 'cpu'", got=repr(device)
+        )
 
 
 def _planned(model: nn.Module, plan: Source, inputs: Inputs, rule: object) -> Plan:
@@ -433,12 +446,11 @@ def _fill_by_modules(
 
 
 def _centre(slots: Mapping[str, Slot], chosen: Chosen) -> None:
-    """What biases subtract to cancel the mean of what their layers read."""
+    """What cancels the mean of what layers read: of biases, and of weights themselves."""
     for name, (_, _, centre) in chosen.items():
         if centre is not None:
-            bias, weight = slots[name].tensor, slots[centre.weight].tensor
-            sums = row_sums_by(weight, centre.axes, centre.groups, centre.shared_by)
-            bias.copy_(bias.double() - centre.mean * sums.reshape(bias.shape))
+            own = slots[centre.weight] is slots[name]
+            centre_(slots[name].tensor, centre, None if own else slots[centre.weight].tensor)
 
 
 def _copy(tensor: torch.Tensor, values: torch.Tensor) -> None:
