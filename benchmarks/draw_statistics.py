@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
 
 from fanin import draw
 from record import record
@@ -112,7 +112,11 @@ def cases() -> dict[str, tuple[draw.Distribution, Callable, Callable]]:
             even(lambda k: root**k / (k + 1)),
             stats.uniform(-root, 2 * root).cdf,
         ),
-        "truncated normal": (cut, even(lambda k: float(law.moment(k))), law.cdf),
+        "truncated normal": (
+            cut,
+            even(lambda k: float(law.moment(k))),
+            lambda x: (special.ndtr(x / cut.scale) - special.ndtr(-2)) / special.erf(math.sqrt(2)),
+        ),
         "rademacher": (draw.Rademacher(), even(lambda k: 1.0), lambda x: (x > 0) * 0.5),
     }
 

@@ -39,8 +39,8 @@ def record(
     lines: list[str],
     write: bool,
     packages: tuple[str, ...] = ("numpy", "numba"),
-) -> None:
-    """Print a result; with `write`, keep it under results/."""
+) -> str:
+    """Print a result and return it; with `write`, keep it under results/."""
     today = datetime.date.today().isoformat()
     text = "\n".join(
         [f"# {title}", "", f"{today}. {machine()}. {versions(*packages)}.", "", *lines, ""]
@@ -49,3 +49,4 @@ def record(
     if write:
         RESULTS.mkdir(exist_ok=True)
         (RESULTS / f"{name}-{today}.md").write_text(text)
+    return text

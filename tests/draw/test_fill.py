@@ -132,6 +132,25 @@ def test_small_numbers_round_to_the_subnormals(dtype: str, path: str) -> None:
     assert torch.equal(exact.to(TORCH[dtype]).view(torch.uint8), bits)
 
 
+@pytest.mark.parametrize("dtype", TORCH)
+def test_large_numbers_round_to_the_largest(dtype: str, path: str) -> None:
+    most = torch.finfo(TORCH[dtype]).max
+    distribution = draw.Uniform(-most, most)
+    exact = torch.from_numpy(whole(distribution, (40_000,)))
+    bits = torch.from_numpy(whole(distribution, (40_000,), dtype)).view(torch.uint8)
+    assert torch.equal(exact.to(TORCH[dtype]).view(torch.uint8), bits)
+
+
+@pytest.mark.parametrize("dtype", TORCH)
+def test_blocks_of_narrow_types_may_start_anywhere(dtype: str, path: str) -> None:
+    expected = whole(draw.Normal(), (9000,), dtype)
+    for first in range(1, 6):
+        out = np.empty(9000, expected.dtype)[first:]
+        index = (slice(first, 9000),)
+        draw.fill(out, draw.Normal(), seed=5, name="w", shape=(9000,), index=index, dtype=dtype)
+        assert out.tobytes() == expected[first:].tobytes()
+
+
 @ids
 def test_float64_refines_float32(name: str) -> None:
     narrow, wide = (whole(DISTRIBUTIONS[name], (300, 70, 3), d) for d in ("float32", "float64"))
@@ -212,6 +231,19 @@ def test_blocks_that_do_not_fit_are_refused() -> None:
     assert refused(ArgumentError, out, d, shape=(4, 4), index=(slice(2),)) == (
         "draw.fill(index): expected 2 slices, one for each dimension of (4, 4), "
         "got (slice(None, 2, None),)"
+    )
+
+
+def test_what_is_no_array_or_no_distribution_is_refused() -> None:
+    assert refused(ArgumentTypeError, [0.0], draw.Normal()) == (  # type: ignore[arg-type]
+        "draw.fill(out): expected a writable NumPy array, got list"
+    )
+    fixed = np.broadcast_to(np.zeros(2, np.float32), (3, 2))
+    assert refused(ArgumentTypeError, fixed, draw.Normal()) == (
+        "draw.fill(out): expected a writable NumPy array, got one that is read-only"
+    )
+    assert refused(ArgumentTypeError, np.empty(2), "normal") == (  # type: ignore[arg-type]
+        "draw.fill(distribution): expected a distribution of fanin.draw, got str"
     )
 
 

@@ -274,6 +274,15 @@ def test_requests_that_make_no_sense_are_refused() -> None:
     )
 
 
+@pytest.mark.parametrize("device", ["meta", "nowhere"])
+def test_a_device_without_memory_is_refused(device: str) -> None:
+    with pytest.raises(ArgumentError) as error:
+        materialize_(on_meta(nn.Linear, 2, 2), device)
+    assert str(error.value) == (
+        f"materialize_(device): expected a device with memory, as 'cpu', got '{device}'"
+    )
+
+
 class Placeholder(nn.Parameter):
     ds_shape = (4, 3)
 

@@ -142,7 +142,31 @@ class Placeholder(nn.Parameter):
             "write_(w): expected a tensor of shape (4, 3), got ZeRO-3's placeholder of shape (0,); "
             "gather it first: with deepspeed.zero.GatheredParameters(parameter)",
         ),
+        (
+            torch.empty(3, dtype=torch.complex64),
+            ArgumentTypeError,
+            "write_(w): expected a floating type, got torch.complex64",
+        ),
+        ([1.0], ArgumentTypeError, "write_(w): expected a tensor, got list"),
+        (
+            torch.eye(3).to_sparse(),
+            ArgumentTypeError,
+            "write_(w): expected a dense tensor, got torch.sparse_coo",
+        ),
+        (
+            torch.empty(1, 4).expand(3, 4),
+            ArgumentTypeError,
+            "write_(w): expected a tensor with memory of its own for every element, "
+            "got an expanded one; write into a copy",
+        ),
+        (
+            torch.imag(torch.zeros(3, dtype=torch.complex64).conj()),
+            ArgumentTypeError,
+            "write_(w): expected a tensor with memory of its own for every element, "
+            "got a negated view; write into a copy",
+        ),
     ],
+    ids=str,
 )
 def test_tensors_that_cannot_be_written_are_refused(tensor, error, message: str) -> None:
     with pytest.raises(error) as caught:
@@ -154,3 +178,20 @@ def test_a_stack_of_another_height_is_refused() -> None:
     with pytest.raises(ArgumentError) as caught:
         write_(torch.empty(5, 2), Stack(((4, draw.Normal()),)), seed=0, name="w")
     assert str(caught.value) == "write_(w): expected 4 rows, as the blocks have, got shape (5, 2)"
+
+
+def test_what_is_no_distribution_is_refused() -> None:
+    with pytest.raises(ArgumentTypeError) as caught:
+        write_(torch.empty(5), "normal", seed=0, name="w")  # type: ignore[arg-type]
+    assert str(caught.value) == (
+        "write_(w): expected a distribution of fanin.draw or a Stack, got str"
+    )
+
+
+@pytest.mark.parametrize("shape", [(0, 5), (5, 0), (0,), ()])
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+def test_tensors_without_elements_or_dimensions(shape: tuple, dtype: torch.dtype) -> None:
+    w = write_(torch.empty(shape, dtype=dtype), draw.Normal(), seed=0, name="w")
+    assert w.shape == shape
+    expected = write_(torch.empty(w.numel(), dtype=dtype), draw.Normal(), seed=0, name="w")
+    assert bits(w.reshape(-1)) == bits(expected)

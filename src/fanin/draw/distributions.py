@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, fields
-from numbers import Real
+from numbers import Integral, Real
 from typing import Literal
 
 from fanin.errors import ArgumentError, ArgumentTypeError
@@ -15,8 +16,8 @@ Transform = tuple[str, tuple[float, ...]]
 Keep = Literal["singular_values", "second_moment"]
 
 
-def _check(value: object, holds: bool, expected: str) -> None:
-    """Raise unless all numbers among the fields are finite and the condition holds."""
+def _check(value: object, holds: Callable[[], bool], expected: str) -> None:
+    """Raise unless all numbers among the fields are numbers, finite, and the condition holds."""
     name = type(value).__name__
     for field in fields(value):  # type: ignore[arg-type]
         number = getattr(value, field.name)
@@ -25,7 +26,9 @@ def _check(value: object, holds: bool, expected: str) -> None:
             raise ArgumentTypeError(where, expected="a number", got=type(number).__name__)
         if field.type == "float" and not math.isfinite(number):
             raise ArgumentError(where, expected="a finite number", got=str(number))
-    if not holds:
+        if field.type == "int" and (not isinstance(number, Integral) or isinstance(number, bool)):
+            raise ArgumentTypeError(where, expected="an integer", got=type(number).__name__)
+    if not holds():
         raise ArgumentError(name, expected=expected, got=repr(value))
 
 
@@ -42,7 +45,7 @@ class Normal:
     std: float = 1.0
 
     def __post_init__(self) -> None:
-        _check(self, not self.std < 0, "std >= 0")
+        _check(self, lambda: not self.std < 0, "std >= 0")
 
     def reach(self, deviation: float) -> float:
         """The largest size that can come out, if standard normals reach `deviation`."""
@@ -66,7 +69,7 @@ class Uniform:
     high: float = 1.0
 
     def __post_init__(self) -> None:
-        _check(self, not self.low > self.high, "low <= high")
+        _check(self, lambda: not self.low > self.high, "low <= high")
 
     @property
     def mean(self) -> float:
@@ -105,7 +108,7 @@ class TruncatedNormal:
     bound: float = 2.0
 
     def __post_init__(self) -> None:
-        _check(self, self.std >= 0 and self.bound >= 0.01, "std >= 0 and bound >= 0.01")
+        _check(self, lambda: self.std >= 0 and self.bound >= 0.01, "std >= 0 and bound >= 0.01")
 
     @property
     def scale(self) -> float:
@@ -141,7 +144,7 @@ class Rademacher:
     scale: float = 1.0
 
     def __post_init__(self) -> None:
-        _check(self, not self.scale < 0, "scale >= 0")
+        _check(self, lambda: not self.scale < 0, "scale >= 0")
 
     @property
     def mean(self) -> float:
@@ -174,7 +177,7 @@ class Constant:
     value: float = 0.0
 
     def __post_init__(self) -> None:
-        _check(self, True, "")
+        _check(self, lambda: True, "")
 
     @property
     def mean(self) -> float:
@@ -218,8 +221,12 @@ class Orthogonal:
     keep: Keep = "singular_values"
 
     def __post_init__(self) -> None:
-        _check(self, self.groups >= 1 and self.batch_dims >= 0, "groups >= 1 and batch_dims >= 0")
-        _check(self, self.keep in ("singular_values", "second_moment"), "a known `keep`")
+        _check(
+            self,
+            lambda: self.groups >= 1 and self.batch_dims >= 0,
+            "groups >= 1 and batch_dims >= 0",
+        )
+        _check(self, lambda: self.keep in ("singular_values", "second_moment"), "a known `keep`")
 
     def reach(self, deviation: float) -> float:
         """The largest size that can come out of a wide or square matrix."""
@@ -246,8 +253,8 @@ class DeltaOrthogonal:
     keep: Keep = "singular_values"
 
     def __post_init__(self) -> None:
-        _check(self, self.groups >= 1, "groups >= 1")
-        _check(self, self.keep in ("singular_values", "second_moment"), "a known `keep`")
+        _check(self, lambda: self.groups >= 1, "groups >= 1")
+        _check(self, lambda: self.keep in ("singular_values", "second_moment"), "a known `keep`")
 
     def reach(self, deviation: float) -> float:
         """The largest size that can come out of a wide or square matrix."""

@@ -88,11 +88,17 @@ def fill(
         True
     """
     target = _format(out, dtype)
+    if not isinstance(distribution, Distribution):
+        raise ArgumentTypeError(
+            "draw.fill(distribution)",
+            expected="a distribution of fanin.draw",
+            got=type(distribution).__name__,
+        )
     shape = out.shape if shape is None else tuple(int(n) for n in shape)
     part = block(shape, index, out.shape)
     source = stream(seed, name)
     check_range(distribution, target)
-    threads = threads or default_threads()
+    threads = max(1, threads or default_threads())
     if isinstance(distribution, (Orthogonal, DeltaOrthogonal)):
         from fanin.draw.orthogonal import fill_orthogonal
 
@@ -125,6 +131,9 @@ def rounded(values: Array, target: Format, dtype: np.dtype[Any]) -> Array:
 
 def _format(out: Array, dtype: str | None) -> Format:
     """The floating type that `out` holds."""
+    if not isinstance(out, np.ndarray) or not out.flags.writeable:
+        got = "one that is read-only" if isinstance(out, np.ndarray) else type(out).__name__
+        raise ArgumentTypeError("draw.fill(out)", expected="a writable NumPy array", got=got)
     name = dtype or out.dtype.name
     if name not in FORMATS:
         raise ArgumentTypeError("draw.fill(out)", expected="one of " + ", ".join(FORMATS), got=name)

@@ -109,7 +109,9 @@ def stream(seed: int, name: str) -> Stream:
         raise ArgumentTypeError("draw(seed)", expected="an integer", got=type(seed).__name__)
     if not 0 <= seed < 2**64:
         raise ArgumentError("draw(seed)", expected="0 <= seed < 2**64", got=str(seed))
-    payload = int(seed).to_bytes(8, "little") + canonical_name(name).encode()
+    payload = int(seed).to_bytes(8, "little") + canonical_name(name).encode(
+        "utf-8", "surrogatepass"
+    )
     digest = hashlib.blake2b(payload, digest_size=16, person=b"fanin stream").digest()
     k0, k1, lane0, lane1 = (int.from_bytes(digest[i : i + 4], "little") for i in range(0, 16, 4))
     return Stream((k0, k1), (lane0, lane1))

@@ -35,7 +35,7 @@ def write_(tensor: torch.Tensor, values: Values, *, seed: int, name: str) -> tor
         `tensor`.
 
     Raises:
-        ArgumentTypeError: the tensor's type cannot be drawn.
+        ArgumentTypeError: no tensor, one whose type or layout cannot be drawn, or no distribution.
         ArgumentError: blocks that do not add up to the tensor, or values beyond its type.
         UninitializedError: a tensor without memory: on meta, or a placeholder without elements.
         NotCoveredError: a DTensor with Partial placements.
@@ -47,6 +47,10 @@ def write_(tensor: torch.Tensor, values: Values, *, seed: int, name: str) -> tor
     """
     where = f"write_({name})"
     refuse_placeholder(where, tensor)
+    if not isinstance(values, Stack | draw.Distribution):
+        raise ArgumentTypeError(
+            where, expected="a distribution of fanin.draw or a Stack", got=type(values).__name__
+        )
     for region in regions(tensor, where):
         part = local(tensor).detach()[region.local]
         for drawn, its_name, rows, shape, block in _stacked(where, values, name, tensor, region):
@@ -57,6 +61,8 @@ def write_(tensor: torch.Tensor, values: Values, *, seed: int, name: str) -> tor
 
 def refuse_placeholder(where: str, tensor: torch.Tensor) -> None:
     """Raise for a tensor that has no memory to write to, or no floating type."""
+    if not isinstance(tensor, torch.Tensor):
+        raise ArgumentTypeError(where, expected="a tensor", got=type(tensor).__name__)
     if not tensor.is_floating_point():
         raise ArgumentTypeError(where, expected="a floating type", got=str(tensor.dtype))
     if hasattr(tensor, "ds_shape") and tensor.numel() != np.prod(tensor.ds_shape, dtype=int):
@@ -66,7 +72,19 @@ def refuse_placeholder(where: str, tensor: torch.Tensor) -> None:
             got=f"ZeRO-3's placeholder of shape {tuple(tensor.shape)}",
             fix="gather it first: with deepspeed.zero.GatheredParameters(parameter)",
         )
-    if local(tensor).is_meta:
+    if tensor.layout != torch.strided:
+        raise ArgumentTypeError(where, expected="a dense tensor", got=str(tensor.layout))
+    mine = local(tensor)
+    if mine.is_neg() or any(
+        s == 0 and n > 1 for s, n in zip(mine.stride(), mine.shape, strict=True)
+    ):
+        raise ArgumentTypeError(
+            where,
+            expected="a tensor with memory of its own for every element",
+            got="a negated view" if mine.is_neg() else "an expanded one",
+            fix="write into a copy",
+        )
+    if mine.is_meta:
         raise UninitializedError(
             where,
             expected="a tensor in memory",
