@@ -15,6 +15,7 @@ import fanin
 from fanin.cli import main
 from fanin.report.document import SCHEMA
 from fanin.report.report import Report
+from fanin.report.text import text as as_text
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -39,6 +40,19 @@ def test_text_fits_a_terminal_and_names_what_matters(report: Report) -> None:
     assert "more rows in the JSON and the page" in text
     first = report.findings[0].where
     assert re.search(rf"^{first} +linear ", text, re.M)  # the row that a finding names is kept
+
+
+def test_text_fits_a_narrow_terminal(report: Report) -> None:
+    lines = as_text(report, 80).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "     fix: fanin.init_(model, inputs)" in lines
+    assert '          # or by hand: gain fanin.gain("sigmoid", "centred") = 4.801' in lines
+
+
+def test_a_finding_prints_alone(report: Report) -> None:
+    printed = str(report.findings[0])
+    assert printed.startswith("FAIL CHK101 vanishing-signal at ")
+    assert printed in str(report)
 
 
 def test_control_characters_in_names_do_not_reach_the_terminal() -> None:

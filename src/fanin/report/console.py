@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from fanin.report.text import text
+from fanin.report.text import terminal_width, text
 
 if TYPE_CHECKING:
     from fanin.report.report import Report
@@ -16,7 +16,7 @@ def rich_text(report: Report) -> Any:
     """The plain text with the verdicts, rules and fixes in colour."""
     from rich.text import Text
 
-    made = Text(text(report))
+    made = Text(text(report, terminal_width()))
     for word, style in STYLES.items():
         made.highlight_regex(rf"(?m)^{word}(?= )|(?<=: ){word}$", style)
     made.highlight_regex(r"(?m)(?<=^     )fix: .*$", "green")

@@ -35,6 +35,11 @@ class Finding:
     number: str
     fix: str = ""
 
+    def __str__(self) -> str:
+        from fanin.report.text import lines_of, terminal_width
+
+        return "\n".join(lines_of(self, terminal_width()))
+
     @property
     def page(self) -> str:
         """The rule's page."""

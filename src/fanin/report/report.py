@@ -46,9 +46,9 @@ class Report:
         return self.verdict != "FAIL"
 
     def __str__(self) -> str:
-        from fanin.report.text import text
+        from fanin.report.text import terminal_width, text
 
-        return text(self)
+        return text(self, terminal_width())
 
     def __rich__(self) -> Any:
         from fanin.report.console import rich_text

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
@@ -9,10 +11,13 @@ from typing import TYPE_CHECKING
 from fanin.torch.probing.measurement import Layer
 
 if TYPE_CHECKING:
+    from fanin.report.findings import Finding
     from fanin.report.report import Report
     from fanin.report.tensors import Tensor
 
 WIDTH = 100
+"""Of logs; a terminal has its own."""
+NARROWEST, WIDEST = 72, 120
 MOST_ROWS = 40
 """Longer tables are cut in the middle, around the rows that findings name."""
 
@@ -21,17 +26,33 @@ def text(report: Report, width: int = WIDTH) -> str:
     """The whole report as plain text."""
     parts = [headline(report), *facts(report)]
     for finding in report.findings:
-        parts.append("")
-        parts.append(f"{finding.severity} {finding.rule} {finding.name}" + _at(finding.where))
-        parts += _wrapped(finding.cause, width)
-        parts += _wrapped(finding.number, width)
-        if finding.fix:
-            parts.append(f"     fix: {printable(finding.fix)}")
+        parts += ["", *lines_of(finding, width)]
     parts.append("")
     parts += table(report, width)
     notes = (*report.notes, *(report.measured.notes if report.measured else ()))
     parts += [line for note in notes for line in _wrapped(f"note: {note}", width, "")]
     return "\n".join(parts).rstrip()
+
+
+def lines_of(finding: Finding, width: int = WIDTH) -> list[str]:
+    """One finding: rule and place, cause, number, fix."""
+    lines = [f"{finding.severity} {finding.rule} {finding.name}" + _at(finding.where)]
+    lines += _wrapped(finding.cause, width)
+    lines += _wrapped(finding.number, width)
+    fix = f"     fix: {printable(finding.fix)}"
+    code, mark, comment = fix.partition("  # ")
+    if mark and len(fix) > width:
+        lines += [code, f"          # {comment}"]
+    elif finding.fix:
+        lines.append(fix)
+    return lines
+
+
+def terminal_width() -> int:
+    """The width of the terminal that is written to, within reason; that of logs without one."""
+    if not sys.stdout.isatty():
+        return WIDTH
+    return min(max(shutil.get_terminal_size().columns, NARROWEST), WIDEST)
 
 
 def headline(report: Report) -> str:
