@@ -323,7 +323,7 @@ def _attention_back(call: Call, grads: Sequence[Table | None]) -> Gradients:
     used = product(weights.table, kept)
     yield call.index("value"), _ungrouped(matmul(transposed(used), g), call["value"].shape)
     bias = "attn_mask" if "attn_mask" in call.node.args else "attn_bias"
-    if isinstance(call[bias], State) and call[bias].data is None:
+    if isinstance(call[bias], State) and call.graph.values[call.index(bias)].depends:
         yield call.index(bias), reduced_to(to_logits * (1 / scale), call[bias].shape)
 
 

@@ -10,8 +10,8 @@ import numpy as np
 from scipy.special import ndtr
 
 from fanin.signal.joint import sample
-from fanin.signal.state import CLOSED, State, law
-from fanin.signal.table import Table
+from fanin.signal.state import CLOSED, State, integrate, law
+from fanin.signal.table import Table, align, product
 from fanin.signal.transfer.call import Call, Gradients, Term, backward, forward
 from fanin.signal.transfer.convolution import _each, taps
 
@@ -241,24 +241,55 @@ def _placed(
 def _maximum_back(call: Call, grads: Sequence[Table | None]) -> Iterator[tuple[int, Term]]:
     """Each output's gradient goes to the largest of its window.
 
-    An element z is the largest of n with probability Phi(z)^(n-1): the slope carries its root, so
-    that an activation in front is seen at the winners and not at the average.
+    The slope carries the root of an element's chance to be it, so that an activation in front is
+    seen at the winners and not at the average; winners of two windows are independent given both.
     """
     g = grads[0]
     if g is None:
         return
-    window = 1
-    for d, index in _windows(call):
+    windows = _windows(call)
+    for d, index in windows:
         size = call.first.shape[d]
-        window *= index.shape[1]
         g = _shared_out(g, d, size, index.shape[0] / size)
+    sizes = [index.shape[1] for _, index in windows]
     latent, _, source, _ = law(call.first)
-    mean, std = latent.average, max(latent.variance, 1e-300) ** 0.5
+    chance = _chance(latent, [d for d, _ in windows], sizes)
 
     def winning(z: np.ndarray) -> np.ndarray:
-        return np.asarray(np.sqrt(window * ndtr((z - mean) / std) ** (window - 1)))
+        return np.asarray(np.sqrt(np.prod(sizes) * chance(z)))
 
-    yield call.node.inputs[0], Term((call.node.index, 0), g, winning, latent, source)
+    root, _ = integrate(winning, latent)
+    one, mean = align(root, integrate(lambda z: winning(z) ** 2, latent)[0])
+    pairs = mean.pairs / np.maximum(one.pairs, 1e-300)
+    pairs[(0,) * len(one.factors)] = 1.0
+    arriving = product(g, Table(one.dims, one.mean * 0.0, pairs))
+    yield call.node.inputs[0], Term((call.node.index, 0), arriving, winning, latent, source)
+
+
+def _chance(latent: Table, wide: Sequence[int], sizes: Sequence[int]) -> Function:
+    """P(z is the largest of its window): n - 1 others that have one correlation with it.
+
+    *Definition.* With z_i = sqrt(rho) c + sqrt(1 - rho) e_i and c ~ N(sqrt(rho) z, 1 - rho) given
+    z, the mean over c of Phi((z - sqrt(rho) c) / sqrt(1 - rho))^(n - 1).
+    """
+    mean, variance = latent.average, max(latent.variance, 1e-300)
+    weight = np.ones(1)
+    shared = np.zeros(1)
+    for n in sizes:  # pairs of taps by the axes in which they differ
+        weight = np.multiply.outer(weight, [1.0, n - 1.0]).ravel()
+    for i, mask in enumerate(np.ndindex(*(2,) * len(wide))):
+        differs = [d for d, m in zip(wide, mask, strict=True) if m]
+        if differs:
+            shared = shared + weight[i] * (latent.covariance(*differs) - mean**2)
+    others = int(np.prod(sizes)) - 1
+    rho = float(np.clip(shared.item() / max(others, 1) / variance, 0.0, 0.999))
+    nodes = np.linspace(-5, 5, 101)
+    mass = np.exp(-nodes * nodes / 2)
+    z = np.linspace(-8, 8, 401)
+    centre = np.sqrt(rho) * z[:, None] + np.sqrt(1 - rho) * nodes
+    below = ndtr((z[:, None] - np.sqrt(rho) * centre) / np.sqrt(1 - rho))
+    level = below**others @ (mass / mass.sum())
+    return lambda x: np.asarray(np.interp((x - mean) / np.sqrt(variance), z, level))
 
 
 def _shared_out(g: Table, dim: int, size: int, share: float) -> Table:

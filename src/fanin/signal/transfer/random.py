@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from scipy.special import ndtr
 
 from fanin.signal.state import CLOSED, State
 from fanin.signal.table import Table, product
@@ -66,7 +67,15 @@ def _bernoulli(call: Call) -> State:
 def _uniform(call: Call) -> State:
     low, high = float(call.node.get("from", 0.0) or 0.0), float(call.node.get("to", 1.0) or 1.0)
     mean, second = (low + high) / 2, (low * low + low * high + high * high) / 3
-    return State(Table.iid(call.shape, mean, second), CLOSED, call.token(), nonnegative=low >= 0)
+
+    def function(z: np.ndarray) -> np.ndarray:
+        return np.asarray(low + (high - low) * ndtr(z))
+
+    token = call.token()
+    return State(
+        Table.iid(call.shape, mean, second), CLOSED, token, Table.iid(call.shape), function,
+        ("normal", token), gaussian=True, nonnegative=low >= 0, roots=frozenset({token}),
+    )  # fmt: skip
 
 
 @forward("randn", "randn_like", "normal", "normal_functional")
