@@ -19,6 +19,8 @@ def mish_by_hand(x: Tensor) -> Tensor:
     return x * torch.tanh(F.softplus(x))
 
 
+BY_HAND = "x tanh(softplus(x))"
+
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
     "tanh": torch.tanh,
@@ -31,5 +33,5 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "sin": torch.sin,
     "hardswish": F.hardswish,
     "square": square,
-    "x tanh(softplus(x))": mish_by_hand,
+    BY_HAND: mish_by_hand,
 }

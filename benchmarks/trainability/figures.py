@@ -18,10 +18,17 @@ from benchmarks.trainability.table import Results, pick, score
 
 from fanin.errors import FaninError
 from fanin.reproduce.claim import Picture
-from fanin.reproduce.figures import Palette, figure, heading, level
+from fanin.reproduce.figures import Palette, figure, heading, level, spread
 from fanin.theory.depth import depth_scales
 
-_NAMES = {"fanin": "fanin.init_", "lsuv": "LSUV", "anyinit": "AnyInit", "he": "He"}
+_NAMES = {
+    "torch default": "PyTorch's default",
+    "xavier": "Xavier",
+    "he": "He",
+    "lsuv": "LSUV",
+    "anyinit": "AnyInit",
+    "anyinit, centred": "AnyInit, centred",
+}
 
 
 def pictures(results: Results) -> Iterator[Picture]:
@@ -52,35 +59,29 @@ def _curves(results: Results) -> dict[str, list[float]]:
 
 
 def _one_network(curves: dict[str, list[float]]) -> Picture:
+    ours = curves["fanin"]
+    others = {_NAMES.get(name, name): c for name, c in curves.items() if name != "fanin"}
+    end = len(ours)
+
     def draw(palette: Palette) -> Any:
         canvas, (ax,) = figure(palette, width=7.6, height=3.5)
-        ours = curves["fanin"]
-        others = {name: c for name, c in curves.items() if name != "fanin"}
-        epochs = range(1, len(ours) + 1)
         for curve in others.values():
-            ax.plot(epochs, curve, color=palette.series[4], linewidth=1.6)
-        ax.plot(epochs, ours, color=palette.series[0], linewidth=3, solid_capstyle="round")
-        ax.set(xlim=(1, len(ours) + 4.6), ylim=(0, 1), xlabel="epoch")
-        ax.set_xticks(list(epochs))
+            ax.plot(range(1, end + 1), curve, color=palette.series[4], linewidth=1.6)
+        ax.plot(range(1, end + 1), ours, color=palette.series[0], linewidth=3)
+        ax.set(xlim=(1, end + 4.2), ylim=(0, 1.02), xlabel="epoch")
+        ax.set_xticks(range(1, end + 1))
         ax.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-        where = {"va": "center", "fontsize": 10}
-        ax.text(
-            len(ours) + 0.25, ours[-1], f"fanin.init_  {ours[-1]:.0%}",
-            color=palette.series[0], weight="bold", **where,
-        )  # fmt: skip
-        stuck = [_NAMES.get(name, name) for name, c in others.items() if c[-1] < 0.5]
-        if stuck:
-            text = "\n".join(stuck)
-            ax.text(
-                len(ours) + 0.25, 0.12 + 0.036 * (len(stuck) - 1), text,
-                color=palette.soft, linespacing=1.25, **where,
-            )  # fmt: skip
-        for name, curve in others.items():
-            if curve[-1] >= 0.5:
-                label = f"{_NAMES.get(name, name)}  {curve[-1]:.0%}"
-                ax.text(len(ours) + 0.25, curve[-1], label, color=palette.soft, **where)
-        level(ax, palette, 0.1, len(ours))
-        heading(ax, palette, "Test accuracy on MNIST, plain sigmoid network, 100 layers, SGD")
+        where: dict[str, Any] = {"va": "center", "fontsize": 10, "backgroundcolor": palette.paper}
+        text = f"fanin.init_  {ours[-1]:.0%}"
+        ax.text(end + 0.25, ours[-1], text, color=palette.series[0], weight="bold", **where)
+        learned = {name: c[-1] for name, c in others.items() if c[-1] >= 0.5}
+        for name, y in zip(learned, spread(list(learned.values()), 0.07), strict=True):
+            ax.text(end + 0.25, y, f"{name}  {learned[name]:.0%}", color=palette.soft, **where)
+        stuck = "\n".join(name for name in others if name not in learned)
+        bottom = {**where, "va": "bottom"}
+        ax.text(end + 0.25, 0.06, stuck, color=palette.soft, linespacing=1.25, **bottom)
+        level(ax, palette, 0.1, end)
+        heading(ax, palette, "Test accuracy on MNIST: a plain sigmoid network of 100 layers, SGD")
         return canvas
 
     return Picture(
@@ -185,12 +186,13 @@ def _trained(grid: dict[tuple[str, str], dict[int, float]]) -> Picture:
             palette, len(depths), width=2.6 + 2.2 * len(depths), height=0.34 * len(starts) + 1.9,
             sharey=True,
         )  # fmt: skip
-        mesh = None
+        mesh: Any = None
         for ax, depth in zip(axes, depths, strict=True):
             values = [
                 [grid.get((f, s), {}).get(depth, float("nan")) for f in activations] for s in starts
             ]
             ax.grid(visible=False)
+            ax.set_facecolor(palette.grid)
             mesh = ax.imshow(values, cmap="viridis", vmin=0.1, vmax=0.95, aspect="auto")
             heading(ax, palette, f"{depth} layers")
             ax.set_xticks(range(len(activations)), activations, rotation=90, fontsize=8)
@@ -203,6 +205,6 @@ def _trained(grid: dict[tuple[str, str], dict[int, float]]) -> Picture:
     return Picture(
         "trainability-depth",
         "Test accuracy of plain networks by start, activation and depth",
-        "White: not run, or the start does not exist for the activation.",
+        "Grey: not run, or the start does not exist for the activation.",
         draw,
     )

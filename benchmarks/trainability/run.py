@@ -15,6 +15,7 @@ from typing import Any, Literal
 import joblib
 from benchmarks.trainability.cells import Cell
 from benchmarks.trainability.measure import fingerprint, measure
+from benchmarks.trainability.starts import KNOWN, STARTS
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
@@ -55,13 +56,15 @@ class Finished:
 def cost(cell: Cell) -> float:
     """Seconds of one core that a cell takes, by a count of its multiplications.
 
-    Measured on one core of a virtual Xeon; a guess elsewhere, good enough for a plan.
+    Measured on one of two busy cores of a virtual EPYC; elsewhere a guess, enough for a plan.
     """
     networks = len(cell.rates) + len(cell.seeds) - 1
+    if STARTS.get(cell.start, STARTS["fanin"]).transform and cell.activation not in KNOWN:
+        return 0.0
     if cell.family.startswith("gpt"):
         return networks * cell.epochs * 0.0008 * cell.batch * cell.depth
     steps = cell.epochs * (cell.images * 9 // 10) // cell.batch
-    layer = {"plain": 6e-11 * cell.width**2, "conv": 9e-10 * 49 * cell.width**2}
+    layer = {"plain": 1.3e-10 * cell.width**2, "conv": 9e-10 * 49 * cell.width**2}
     work = cell.batch * layer.get(cell.family, layer["conv"]) + 6e-5
     more = 1.5 if "norm" in cell.start else 1.0
     return networks * steps * cell.depth * work * more * (1.3 if cell.optimiser == "adam" else 1.0)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from benchmarks.trainability.activations import ACTIVATIONS
+from benchmarks.trainability.activations import ACTIVATIONS, BY_HAND
 from benchmarks.trainability.networks import Elementwise, Norm
 from torch import Tensor, nn
 
@@ -75,7 +75,7 @@ def _by_layer(
 
 def _theory(activation: str) -> Any:
     """What fanin's rules take for an activation of the tables."""
-    return ACTIVATIONS[activation] if activation.startswith("x ") else activation
+    return ACTIVATIONS[activation] if activation == BY_HAND else activation
 
 
 def _xavier(layer: nn.Module, f: str, position: Position, g: torch.Generator) -> None:
@@ -192,6 +192,10 @@ def normal(v: float, b: float) -> Start:
     return Start(f"weight variance {v}/N, bias variance {b}", _by_layer(write))
 
 
+KNOWN = {"gelu": "gelu_exact", **{n: n for n in ("relu", "tanh", "sigmoid", "softplus", "elu")}}
+"""The activations of the tables that dks takes in torch, and what it calls them."""
+
+
 @functools.cache
 def transformed(name: str, method: str, depth: int) -> Elementwise:
     """DKS's or TAT's own version of an activation for a plain network of this depth.
@@ -201,10 +205,9 @@ def transformed(name: str, method: str, depth: int) -> Elementwise:
     """
     from dks.pytorch import activation_transform
 
-    known = {"gelu": "gelu_exact", **{n: n for n in ("relu", "tanh", "sigmoid", "softplus", "elu")}}
-    if name not in known:
+    if name not in KNOWN:
         raise UnsupportedError("dks 0.1.2 does not take it in torch")
-    asked = "leaky_relu" if name == "relu" and method == "TAT" else known[name]
+    asked = "leaky_relu" if name == "relu" and method == "TAT" else KNOWN[name]
 
     def composed(x: float, local: Callable[[float], float]) -> float:
         for _ in range(depth):
