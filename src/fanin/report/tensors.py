@@ -100,7 +100,7 @@ def _source(held: Held, last: Write | None) -> str:
         return "placeholder of size 0"
     if last is None:
         looks = held.values.shape(held.count) if held.values else "nothing"
-        return f"not recorded; values look {looks}"
+        return f"not recorded, looks {looks}"
     if last.kind == "loaded":
         return f"load_state_dict ({last.site.place})"
     then = ", then modified" if modified(held) else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import sys
 import textwrap
@@ -148,9 +149,12 @@ def table(report: Report, width: int = WIDTH) -> list[str]:
 def tensor_table(tensors: Sequence[Tensor], report: Report, width: int) -> list[str]:
     """One row a tensor: what it holds and who wrote it."""
     titles = ["tensor", "shape", "mean", "std", "asked", "written by"]
+    shared = _shared_path([t.name for t in tensors])
+    if shared:
+        titles[0] = f"in {printable(shared)}"
     rows = [
         [
-            printable(t.name),
+            printable(t.name[len(shared) :]),
             "x".join(map(str, t.shape)),
             number(t.mean),
             number(t.std),
@@ -159,8 +163,19 @@ def tensor_table(tensors: Sequence[Tensor], report: Report, width: int) -> list[
         ]
         for t in tensors
     ]
+    said = [c for c, title in enumerate(titles) if title != "asked" or any(r[c] for r in rows)]
+    titles, rows = [titles[c] for c in said], [[row[c] for c in said] for row in rows]
     named = {i for i, t in enumerate(tensors) if any(f.where == t.name for f in report.findings)}
     return grid(titles, rows, keep(len(rows), named), width)
+
+
+def _shared_path(names: Sequence[str]) -> str:
+    """The modules that all names begin with, with the last dot; empty for fewer than three."""
+    if len(names) < 3:
+        return ""
+    paths = [name.split(".")[:-1] for name in names]
+    shared = itertools.takewhile(lambda parts: len(set(parts)) == 1, zip(*paths, strict=False))
+    return "".join(f"{parts[0]}." for parts in shared)
 
 
 def keep(count: int, named: Iterable[int], most: int = MOST_ROWS) -> list[int | None]:

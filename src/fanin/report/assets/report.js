@@ -119,7 +119,7 @@
     for (const [key, , colour, dash] of curves) {
       let path = "", pen = "M";
       rows.forEach((r, i) => {
-        if (r[key] > 0) { path += `${pen}${x(i).toFixed(1)} ${y(r[key]).toFixed(1)}`; pen = "L"; } else if (!dash) pen = "M";
+        if (r[key] > 0) { path += `${pen}${x(i).toFixed(1)} ${y(r[key]).toFixed(1)}`; pen = "L"; } else if (!dash && layers) pen = "M"; // tensors have no order that a gap could break
       });
       svg.append(make("path", { class: `curve c-${colour}${dash ? " dash" : ""}`, d: path }));
     }
@@ -156,16 +156,16 @@
     svg.addEventListener("blur", unpoint);
   }
 
-  // A line at each place that a failing finding names; the first one in words.
+  // A line at each place that a failing finding names, in words where there is room.
   function flags(svg, x, top, bottom) {
-    let said = false;
+    let free = 0;
     rows.forEach((r, i) => {
       const f = worst.get(r.name);
       if (!f || f.severity !== "FAIL") return;
       svg.append(make("line", { class: "bad", x1: x(i), x2: x(i), y1: top, y2: bottom }));
-      if (said || data.findings[0] !== f) return;
-      said = true;
-      const right = i < rows.length / 2;
+      const right = i < rows.length / 2, length = 8 * f.name.length;
+      if ((right ? x(i) : x(i) - length) < free) return;
+      free = right ? x(i) + length : x(i);
       svg.append(make("text", { class: "flag", x: x(i) + (right ? -4 : 4), y: top - 9, "text-anchor": right ? "start" : "end" }, f.name));
     });
   }
