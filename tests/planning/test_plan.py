@@ -108,6 +108,21 @@ def test_the_table_fits_the_width(width: int) -> None:
     assert max(map(len, big_plan().table(width).splitlines())) <= width
 
 
+def test_a_narrow_terminal_gets_paths_and_reasons_in_full() -> None:
+    row = replace(ROW, path="model.layers.0.self_attn.q_proj.weight", fan_out=8, reason="why " * 20)
+    kept = replace(KEPT, reason="a reason that takes more than one line of eighty " * 2)
+    assert Plan((row, kept), "he").table(60).splitlines() == [
+        "model.layers.0.self_attn.q_proj.weight             N(0, 0.5)",
+        "    8x4, hidden, fans 4 > 8, he: why why why why why why why",
+        "      why why why why why why why why why why why why why",
+        "",
+        "left alone: 1 tensor",
+        "  a reason that takes more than one line of eighty a reason",
+        "    that takes more than one line of eighty",
+        "    h.0.scale  8",
+    ]
+
+
 def test_rows_alike_but_for_their_layer_share_a_line() -> None:
     text = big_plan().table(200)
     assert "model.layers.*.mlp.fc_with_a_long_name.weight x9" in text

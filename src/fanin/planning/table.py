@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import textwrap
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import groupby
@@ -12,11 +13,15 @@ from fanin import draw
 from fanin.planning.plan import Plan, Row, Stack, Values
 
 _HEADS = ("path", "shape", "role", "fans", "rule", "values", "why")
+_REASON = 24  # characters of a reason that are left where columns are cut
 _NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")
 
 
 def table(plan: Plan, width: int | None = None, *, every_row: bool = False) -> str:
     """The plan as text no wider than `width`; rows that differ in layer numbers share a line.
+
+    Where a terminal is too narrow for columns, each row is a path with its values, and what there
+    is to say of it on the lines below.
 
     Args:
         plan: the plan.
@@ -25,37 +30,61 @@ def table(plan: Plan, width: int | None = None, *, every_row: bool = False) -> s
     """
     width = width or shutil.get_terminal_size((100, 24)).columns
     lines = [(row, 1) for row in plan.rows] if every_row else _alike(plan.rows)
-    written = [(row, n) for row, n in lines if row.values is not None]
+    cells = [_cells(row, n) for row, n in lines if row.values is not None]
+    *widths, reasons = _widths([_HEADS, *cells])
+    narrow = sum(widths) + 2 * len(widths) + min(reasons, _REASON) > width
+    text = _blocks(cells, width) if narrow else _columns([_HEADS, *cells], width)
     kept = [(row, n) for row, n in lines if row.values is None]
-    text = _columns([_HEADS, *(_cells(row, n) for row, n in written)], width)
     if kept:
         total = sum(n for _, n in kept)
         text += ["", f"left alone: {total} tensor{'s' if total > 1 else ''}"]
-        text += _columns([(_path(row, n), _shape(row), row.reason) for row, n in kept], width)
+        by_reason = groupby(sorted(kept, key=_reason), key=_reason)
+        for reason, members in by_reason:
+            text += _wrapped(reason, width, "  ")
+            paths = [(f"    {_path(row, n)}", _shape(row)) for row, n in members]
+            text += _columns(paths, width)
     if plan.stretches:
         text += ["", "stretches"]
-        cells = [(_span(s.weights), s.kind, s.rule, s.reason) for s in plan.stretches]
-        text += _columns(cells, width)
+        for s in plan.stretches:
+            text += _wrapped(_span(s.weights), width, "  ")
+            text += _wrapped(f"{s.kind}, {s.rule}: {s.reason}", width, "    ")
     if plan.notes:
-        text += ["", *(_cut(f"note: {note}", width) for note in plan.notes)]
+        text += ["", *(line for note in plan.notes for line in _wrapped(f"note: {note}", width))]
     return "\n".join(text)
 
 
+def _reason(line: tuple[Row, int]) -> str:
+    """Why a row is left alone."""
+    return line[0].reason
+
+
+def _blocks(lines: Sequence[Sequence[str]], width: int) -> list[str]:
+    """Rows under each other: path and values, then the rest."""
+    text = []
+    for path, shape, role, fans, rule, values, reason in lines:
+        shown = _cut(values, width * 2 // 3)
+        room = width - len(shown) - 2
+        text.append(f"{_cut(path, room).ljust(room)}  {shown}")
+        facts = ", ".join(fact for fact in (shape, role, fans and f"fans {fans}", rule) if fact)
+        text += _wrapped(f"{facts}: {reason}", width, "    ")
+    return text
+
+
+def _wrapped(text: str, width: int, indent: str = "") -> list[str]:
+    """Text in lines; those after the first stand further in."""
+    return textwrap.wrap(text, width, initial_indent=indent, subsequent_indent=f"{indent}  ")
+
+
 def _alike(rows: Sequence[Row]) -> list[tuple[Row, int]]:
-    """Rows that say the same of different layers together, each with their number."""
-
-    def key(row: Row) -> Row:
-        names = tuple(_NUMBER.sub("*", name) for name in row.names)
-        centre = row.centre and replace(row.centre, weight=_NUMBER.sub("*", row.centre.weight))
-        path, reason = _NUMBER.sub("*", row.path), re.sub(r"\d+", "*", row.reason)
-        return replace(row, path=path, names=names, centre=centre, reason=reason)
-
-    found: dict[Row, list[Row]] = {}
+    """Rows that read the same but for the numbers of layers together, each with their number."""
+    found: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
-        found.setdefault(key(row), []).append(row)
+        path, *facts, reason = _cells(row, 1)
+        starred = _NUMBER.sub("*", path), re.sub(r"\d+", "*", reason)
+        found.setdefault((*starred, *facts), []).append(row)
     return [
-        (members[0] if len(members) == 1 else replace(like, reason=members[0].reason), len(members))
-        for like, members in found.items()
+        (members[0] if len(members) == 1 else replace(members[0], path=key[0]), len(members))
+        for key, members in found.items()
     ]
 
 
@@ -110,21 +139,19 @@ def describe(values: Values) -> str:
             return f"orthogonal {gain:.4g}"
 
 
+def _widths(lines: Sequence[Sequence[str]]) -> list[int]:
+    """The longest cell of each column."""
+    return [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
+
+
 def _columns(lines: Sequence[Sequence[str]], width: int) -> list[str]:
-    """Cells in columns; where they are too wide the widest columns give way, the last one first."""
-    widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
-    room = width - 2 * (len(widths) - 1)
-    floor = 12
-    while sum(widths) > room:
-        wide = [i for i, w in enumerate(widths) if w > floor]
-        if not wide:
-            if floor == 4:
-                break
-            floor = 4
-            continue
+    """Cells in columns; where they are too wide the widest column gives way, or the last one."""
+    widths = _widths(lines)
+    over = sum(widths) + 2 * (len(widths) - 1) - width
+    if over > 0:
         last = len(widths) - 1
-        give = last if last in wide else max(wide, key=widths.__getitem__)
-        widths[give] -= 1
+        give = last if widths[last] - over >= _REASON else widths.index(max(widths))
+        widths[give] = max(widths[give] - over, 4)
     return [
         "  ".join(_cut(cell, w).ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip()
         for line in lines
