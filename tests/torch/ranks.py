@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+import tracemalloc
 from pathlib import Path
 
 import torch
@@ -22,8 +23,11 @@ from torch.distributed.tensor.parallel import (
     RowwiseParallel,
     parallelize_module,
 )
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from fanin import draw
+from fanin.torch import init
 from fanin.torch.writing.materialize import materialize_
 from fanin.torch.writing.write import write_
 
@@ -183,11 +187,46 @@ def _present(model: nn.Module) -> dict[str, draw.Distribution]:
     return {rule: d for rule, d in PLAN.items() if rule[0] == "*" or rule in names}
 
 
+def global_fans(ranks: int) -> dict[str, object]:
+    """A drop-in initializer on [8, 4096], sharded by columns: each rank's own std, and the hash."""
+    w = empty((8, 4096), device_mesh=init_device_mesh("cpu", (ranks,)), placements=[Shard(1)])
+    init.xavier_normal_(w, generator=torch.Generator().manual_seed(42))
+    stds: list[float] = [0.0] * ranks
+    dist.all_gather_object(stds, w.to_local().std().item())
+    return {"xavier": digest({"w": w}), "xavier stds": stds}
+
+
+class Largest(TorchDispatchMode):
+    """Remembers the bytes of the largest tensor that an operation made."""
+
+    bytes = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(made):
+            if isinstance(tensor, torch.Tensor) and not isinstance(tensor, DTensor):
+                self.bytes = max(self.bytes, tensor.nbytes)
+        return made
+
+
+def room(ranks: int) -> dict[str, object]:
+    """The memory that drawing a sharded tensor of 32 MiB takes on this rank, beside its part."""
+    w = empty((4096, 2048), device_mesh=init_device_mesh("cpu", (ranks,)), placements=[Shard(1)])
+    sys.modules["fanin.draw.fill"].kernels_for = lambda size=0: None  # NumPy's memory is traced
+    tracemalloc.start()
+    with Largest() as largest:
+        write_(w, draw.Normal(), seed=0, name="w")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return {"room": max(peak, largest.bytes)}
+
+
 def main(path: Path) -> None:
     dist.init_process_group("gloo")
     ranks = dist.get_world_size()
     before = torch.get_rng_state()
-    found = tensor_scenarios(ranks) | model_scenarios(ranks)
+    found = tensor_scenarios(ranks) | model_scenarios(ranks) | global_fans(ranks)
+    found |= room(ranks)
     assert torch.equal(before, torch.get_rng_state())
     if dist.get_rank() == 0:
         path.write_text(json.dumps(found))

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import copy
+import io
+import itertools
 import json
 import pickle
 import random
+import sys
 from contextlib import nullcontext
 
 import numpy as np
@@ -26,6 +29,7 @@ from fanin.planning.plan import Centre, Plan, Row, Stack
 from fanin.planning.store import from_dict, to_dict
 from fanin.torch.adapters import InitMethod, ParamInitFn, add_reset_parameters_
 from fanin.torch.apply import apply_, plan
+from fanin.torch.writing import progress as bar
 from fanin.torch.writing.materialize import materialize_
 from fanin.torch.writing.rebuild import rebuilt
 from fanin.torch.writing.write import write_
@@ -500,3 +504,24 @@ def test_no_global_random_state_is_touched() -> None:
     after = random.getstate(), str(np.random.get_state()), torch.get_rng_state()
     assert before[:2] == after[:2]
     assert torch.equal(before[2], after[2])
+
+
+def test_long_fills_show_their_progress(monkeypatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr(bar, "PATIENCE", -1.0)
+    ticks = itertools.count()
+    monkeypatch.setattr(bar.time, "monotonic", lambda: float(next(ticks)))
+    shown = []
+    for call in (
+        lambda: materialize_(on_meta(nn.Linear, 6, 5), plan={"*": draw.Normal()}),
+        lambda: fanin.init_(nn.Linear(6, 5), fanin.spec((4, 6))),
+    ):
+        monkeypatch.setattr(sys, "stderr", Terminal())
+        call()
+        shown.append(sys.stderr.getvalue())
+    for text in shown:
+        assert "drawing weights [" in text
+        assert "100% of 35" in text

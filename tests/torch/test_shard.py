@@ -16,6 +16,7 @@ import pytest
 import torch
 
 from fanin import draw
+from fanin.torch import init
 from fanin.torch.writing.materialize import materialize_
 from fanin.torch.writing.write import write_
 
@@ -63,7 +64,7 @@ def test_every_placement_holds_the_same_tensors(found, ranks_module: ModuleType)
         for name, d in ranks_module.DISTRIBUTIONS.items()
     }
     expected = ranks_module.digest(alone)
-    assert {r: len(f) for r, f in found.items()} == {1: 8, 2: 8, 4: 13}
+    assert {r: len(f) for r, f in found.items()} == {1: 11, 2: 11, 4: 16}
     for hashes in found.values():
         for case in ("shard0", "shard1", "replicate", "both", "twice", "half"):
             assert hashes.get(case, expected) == expected, case
@@ -83,6 +84,25 @@ def test_torchs_own_initialization_is_the_same_when_sharded(found, ranks_module)
     materialize_(model, seed=7)
     expected = ranks_module.digest(dict(model.named_parameters()))
     assert {hashes["defaults"] for hashes in found.values()} == {expected}
+
+
+def test_fans_are_those_of_the_whole_tensor(found, ranks_module) -> None:
+    """[8, 4096] in 4 column blocks: std (2 / 4104)^(1/2) = 0.0221 on each, not 0.0439."""
+    whole = init.xavier_normal_(torch.empty(8, 4096), generator=torch.Generator().manual_seed(42))
+    expected = ranks_module.digest({"w": whole})
+    for ranks, hashes in found.items():
+        assert hashes["xavier"] == expected
+        assert len(hashes["xavier stds"]) == ranks
+        count = whole.numel() // ranks
+        for std in hashes["xavier stds"]:  # within 4 standard errors
+            assert abs(std / (2 / 4104) ** 0.5 - 1) < 4 / (2 * count) ** 0.5
+    assert len(set(found[4]["xavier stds"])) == 4
+
+
+def test_no_rank_holds_the_whole_tensor(found) -> None:
+    """While 32 MiB are drawn, no array and no tensor of a rank is larger than its own part."""
+    assert found[2]["room"] <= 2**24
+    assert found[4]["room"] <= 2**23
 
 
 def test_shards_differ_across_ranks() -> None:

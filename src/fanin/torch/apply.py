@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -24,6 +25,7 @@ from fanin.torch.tracing.trace import Inputs, trace
 from fanin.torch.writing.centring import centre_
 from fanin.torch.writing.held import held_interrupts
 from fanin.torch.writing.materialize import wrapper_notes
+from fanin.torch.writing.progress import progress
 from fanin.torch.writing.seeds import seed_of
 from fanin.torch.writing.write import write_
 
@@ -175,10 +177,12 @@ def apply_(
     later = [row for row in written if is_lazy(_tensor(model, row.path))]
     now = [row for row in written if row not in later]
     before = {row.path: _state(model, row) for row in now if row.kind == "parametrized"}
-    with torch.no_grad(), held_interrupts():
+    sizes = [math.prod(row.shape) for row in now]
+    with torch.no_grad(), held_interrupts(), progress(sum(sizes)) as advance:
         try:  # parametrizations go first: they alone can fail, and they are put back
-            for row in now:
+            for row, size in zip(now, sizes, strict=True):
                 _write(model, row, seed)
+                advance(size)
         except BaseException:
             for path, state in before.items():
                 _owner(model, path)[0].load_state_dict(state)
