@@ -216,7 +216,7 @@ def test_jumps_have_no_solution(f: str) -> None:
         (
             lambda: rules.shaped("tanh", 0),
             ArgumentError,
-            "shaped(depth): expected a whole number >= 1, got 0",
+            "shaped(depth): expected a finite number >= 1, got 0",
         ),
         (
             lambda: rules.shaped("tanh", 10, zeta=1.0),

@@ -71,7 +71,7 @@ class Verdict:
         )
 
 
-def judge(rule: LayerRule, act: Activation, depth: int) -> Verdict:
+def judge(rule: LayerRule, act: Activation, depth: float) -> Verdict:
     """What `depth` layers of a rule do: growth by its slopes, distance by its correlation map.
 
     *Definition*: with normalised Hermite coefficients a_k of f at the operating point the
@@ -90,7 +90,7 @@ def judge(rule: LayerRule, act: Activation, depth: int) -> Verdict:
     if rule.centre:
         powers[0] = 0.0
     total, correlation = powers.sum() + tail, 0.0
-    for _ in range(depth):
+    for _ in range(math.ceil(depth)):
         correlation = float(np.polynomial.polynomial.polyval(correlation, powers) / total)
     return Verdict(float(abs(rule.slope) ** depth), float(rule.chi**depth), 1.0 - correlation)
 
@@ -178,40 +178,38 @@ class Auto:
     def _plain(self, scene: Scene, members: list[Weight]) -> _Decision:
         """The rule of one stretch, and why."""
         functions = {
-            self._activations.activation(w.source.function): w.source.function
-            for w in members
-            if w.source is not None and w.source.before == "weight" and w.source.function
+            self._activations.activation(f): f for w in members for f in _functions(w, scene)
         }
         paths = tuple(w.path for w in members)
-        depth = _depth(members)
-        if not functions:
+        size = _size(members, scene)
+        depth = size["depth"]
+        if not functions or not depth:
             return _Decision("second_moment", {}, _stretch(paths, "second_moment", "linear"))
         if self.plain not in ("auto", "second_moment"):
             parameters = dict(self.parameters)
             if self.plain == "shaped":
-                parameters = {**_size(members), **parameters}
+                parameters = {**size, **parameters}
             reason = f"as asked, {_layers(depth)} of {_listed(functions)}"
             return _Decision(self.plain, parameters, _stretch(paths, self.plain, reason))
         if self.plain == "second_moment":
             return _Decision("second_moment", {}, _stretch(paths, "second_moment", "as asked"))
         found = {
-            name: self._judged(name, functions, members)
+            name: self._judged(name, functions, size)
             for name in ("second_moment", "shaped", "centred")
         }
         shown = f"{_layers(depth)} of {_listed(functions)}"
-        return self._pick(scene, members, paths, depth, found, shown)
+        return self._pick(scene, members, size, found, shown)
 
     def _pick(
         self,
         scene: Scene,
         members: list[Weight],
-        paths: tuple[str, ...],
-        depth: int,
+        size: Mapping[str, float],
         found: Mapping[str, Verdict | None],
         shown: str,
     ) -> _Decision:
         """The first rule that keeps everything; without biases or with padding what can be had."""
-        plain = found["second_moment"]
+        paths, plain = tuple(w.path for w in members), found["second_moment"]
         if plain is not None and plain.holds:
             stretch = _stretch(paths, "second_moment", f"{shown}: keeps {plain}")
             return _Decision("second_moment", {}, stretch)
@@ -226,7 +224,7 @@ class Auto:
             verdict = found[name]
             if verdict is None or not verdict.holds or (missing is not None and name == "shaped"):
                 continue
-            parameters = _size(members) if name == "shaped" else {}
+            parameters = size if name == "shaped" else {}
             reason = f"{shown}: keeps {verdict}; {lost}"
             if alone is not None:
                 reason += f"; at the border {alone}, of one channel a unit, lets the mean in"
@@ -237,15 +235,15 @@ class Auto:
         return _Decision("second_moment", {}, _stretch(paths, "second_moment", reason))
 
     def _judged(
-        self, name: str, functions: Mapping[Activation, Function], members: list[Weight]
+        self, name: str, functions: Mapping[Activation, Function], size: Mapping[str, float]
     ) -> Verdict | None:
         """What a rule does to the stretch: the worst over its activations; None if it fails."""
-        parameters = _size(members) if name == "shaped" else {}
+        parameters = size if name == "shaped" else {}
         verdicts = []
         for act, function in functions.items():
             try:
                 rule = self._activations.rule(name, function, **parameters)
-                verdicts.append(judge(rule, act, _depth(members)))
+                verdicts.append(judge(rule, act, size["depth"]))
             except FaninError:
                 return None
         return min(verdicts, key=lambda v: (v.holds, v.distance))
@@ -256,6 +254,9 @@ class Auto:
         assert source is not None
         reads, after = scene.reads(weight), self._after(weight, scene, decision)
         beta, noise = (after.bias, math.sqrt(after.bias_variance)) if after else (0.0, 0.0)
+        mixed = source.before == "other" and bool(_functions(weight, scene))
+        if mixed:
+            return self._mixed(weight, scene, decision, after)
         if source.function is None or source.before != "weight":
             second = reads.second_moment if reads.second_moment > 0 else 1.0
             target = HEAD if weight.role == "head" else after.first_variance if after else 1.0
@@ -282,6 +283,23 @@ class Auto:
         reason += ", its inputs sum to zero" if zero_sum else ""
         return Choice(decision.rule, reason, normal(std), how, beta, noise, centre, zero_sum)
 
+    def _mixed(
+        self, weight: Weight, scene: Scene, decision: _Decision, after: LayerRule | None
+    ) -> Choice:
+        """The same for what reads several activations side by side, from the signal itself."""
+        reads = scene.reads(weight)
+        spread = reads.variance if reads.variance > 0 else 1.0
+        target = HEAD if weight.role == "head" else after.first_variance if after else 1.0
+        by_weight = _is_padded(weight) or _lacks_bias(weight, scene, head=True)
+        zero_sum = by_weight and _can_sum_to_zero(weight)
+        beta, noise = (after.bias, math.sqrt(after.bias_variance)) if after else (0.0, 0.0)
+        std = math.sqrt(target / (weight.fans.fan_in * spread))
+        reason = f"reads a mixture - {reads.mean:.4g}, variance {spread:.4g}"
+        reason += ", its inputs sum to zero" if zero_sum else ""
+        return Choice(
+            decision.rule, reason, normal(std), reads.how, beta, noise, reads.mean, zero_sum
+        )
+
     def _solved(self, weight: Weight, function: Function, decision: _Decision) -> LayerRule:
         """The stretch's rule for a function that one of its weights reads."""
         return solved(self._activations, weight, decision.rule, function, decision.parameters)
@@ -292,22 +310,50 @@ class Auto:
             source = scene.weights[path].source
             if source is not None and source.function is not None:
                 return self._solved(weight, source.function, decision)
-        return None
+        function = _next_function(weight, scene) if weight.role != "head" else None
+        return self._solved(weight, function, decision) if function is not None else None
 
 
 def plain_stretches(scene: Scene) -> list[list[Weight]]:
-    """Runs of matrices joined by activations alone, outside of residual branches."""
-    group: dict[str, list[str]] = {}
-    for weight in scene.weights.values():
-        if not weight.is_matrix or weight.join is not None or weight.tied:
-            continue
-        before = weight.source.weight if weight.source is not None else None
-        linked = weight.source is not None and weight.source.before == "weight"
-        members = group.get(before, []) if linked and before is not None else []
-        members.append(weight.path)
-        group[weight.path] = members
-    runs = list({id(members): members for members in group.values()}.values())
-    return [[scene.weights[path] for path in run] for run in runs if len(run) > 1]
+    """Weights joined by functions, sums and concatenations, outside of residual branches."""
+    plain = [w for w in scene.weights.values() if w.is_matrix and w.join is None and not w.tied]
+    group: dict[str, list[str]] = {w.path: [w.path] for w in plain}
+    for weight in plain:
+        for before in _before(weight, scene):
+            first, second = group.get(before), group[weight.path]
+            if first is not None and first is not second:
+                first += second
+                group.update(dict.fromkeys(second, first))
+    order = {path: i for i, path in enumerate(scene.weights)}
+    runs = {id(run): sorted(run, key=order.__getitem__) for run in group.values()}
+    return [[scene.weights[path] for path in run] for run in runs.values() if len(run) > 1]
+
+
+def _before(weight: Weight, scene: Scene) -> list[str]:
+    """The weights that a weight reads functions of, alone or side by side."""
+    source = weight.source
+    if source is None or source.before not in ("weight", "other"):
+        return []
+    if source.before == "weight" and source.weight is not None:
+        return [source.weight]
+    assert weight.use is not None
+    return scene.flow.behind(weight.use.data) if weight.use.data is not None else []
+
+
+def _functions(weight: Weight, scene: Scene) -> list[Function]:
+    """The activations that stand between a weight and those in front of it."""
+    source = weight.source
+    if source is not None and source.before == "weight":
+        return [source.function] if source.function is not None else []
+    members = (scene.weights.get(path) for path in _before(weight, scene))
+    found = (_next_function(w, scene) for w in members if w is not None)
+    return [f for f in found if f is not None]
+
+
+def _next_function(weight: Weight, scene: Scene) -> Function | None:
+    """The activation that reads a weight's output as it is."""
+    assert weight.use is not None
+    return scene.flow.activated.get(weight.use.output)
 
 
 def _other_stretches(scene: Scene) -> list[Stretch]:
@@ -346,30 +392,20 @@ def _target(weight: Weight, scene: Scene) -> tuple[float, str]:
     return share * (stream if stream is not None and stream > 0 else 1.0), why
 
 
-def _depth(members: list[Weight]) -> int:
-    """The largest number of activations on a way through a stretch."""
-    depth: dict[str, int] = {}
-    for weight in members:
-        source = weight.source
-        assert source is not None
-        before = depth.get(source.weight or "", 0)
-        linked = source.before == "weight" and source.function is not None
-        depth[weight.path] = before + int(linked)
-    return max(depth.values())
-
-
-def _size(members: list[Weight]) -> dict[str, float]:
+def _size(members: list[Weight], scene: Scene) -> dict[str, float]:
     """Depth and width of a stretch, as shaping asks for them."""
-    fans = [w.fans.fan_in for w in members if w.source is not None and w.source.function]
-    return {"depth": _depth(members), "width": len(fans) / sum(1 / n for n in fans)}
+    reads = [w.use.data for w in members if w.use is not None and w.use.data is not None]
+    fans = [w.fans.fan_in for w in members if _functions(w, scene)] or [math.inf]
+    width = len(fans) / sum(1 / n for n in fans) if math.isfinite(fans[0]) else math.inf
+    return {"depth": scene.slopes.depth(reads), "width": width}
 
 
 def _stretch(paths: tuple[str, ...], rule: str, reason: str) -> Stretch:
     return Stretch(paths, "plain", rule, reason)
 
 
-def _layers(depth: int) -> str:
-    return f"{depth} nonlinear layer{'s' if depth > 1 else ''}"
+def _layers(depth: float) -> str:
+    return f"{depth:.3g} nonlinear layer{'s' if depth > 1 else ''}"
 
 
 def _listed(functions: Mapping[Activation, Function]) -> str:
@@ -393,6 +429,8 @@ def _is_padded(weight: Weight) -> bool:
     """Whether an operation pads what an activation made with zeros."""
     assert weight.use is not None
     node = weight.use.node
-    if node.name != "convolution" or weight.source is None or weight.source.function is None:
+    source = weight.source
+    behind = source is not None and (source.function is not None or source.before == "other")
+    if node.name != "convolution" or not behind:
         return False
     return any(node["padding"]) and not node["transposed"]

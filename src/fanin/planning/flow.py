@@ -20,6 +20,7 @@ from fanin.signal.graph import Graph, Node, Ref
 
 _GATES = frozenset({"sigmoid", "hardsigmoid", "softmax", "_softmax", "tanh"})
 _LINEAR = frozenset({"add", "sub", "rsub", "neg", "mul", "div", "_to_copy", "clone", "detach"})
+_MERGES = frozenset({"add", "sub", "cat", "stack"})
 _LABELLED = 1 << 24  # elements of an output whose channels are followed through views
 
 Part = Literal["query", "key", "value"]
@@ -388,6 +389,42 @@ class Flow:
                 gated = node.name == "mul" and len(operands) == 2
                 return Source("product" if gated else "other", None, None, pooled)
             index = operands[0]
+
+    def function(self, index: int) -> Function:
+        """A value as an elementwise function of its source; the identity where it is its own."""
+        return self._fusion.function(index)
+
+    def starts_anew(self, index: int) -> bool:
+        """Whether a norm, an attention, a recurrent layer or a table makes a value."""
+        return self._landmark(index) not in (None, "weight", "sum", "input")
+
+    def behind(self, index: int) -> list[str]:
+        """The weights whose outputs reach a value through functions, sums and concatenations."""
+        found: list[str] = []
+        waiting, seen = [index], {index}
+        while waiting:
+            here = waiting.pop()
+            if self._landmark(here) == "weight":
+                found.append(self.matrices[here])
+            node = self.graph.producer(here)
+            if node is None or self._landmark(here) is not None:
+                continue
+            operands = self.data(node)
+            if len(operands) > 1 and node.name not in _MERGES:
+                continue
+            fresh = [i for i in operands if i not in seen]
+            seen.update(fresh)
+            waiting += fresh
+        return found
+
+    @cached_property
+    def activated(self) -> dict[int, Function]:
+        """For values that a plain activation reads, the one that comes first."""
+        found: dict[int, Function] = {}
+        for function in self._fusion.activations:
+            if not function.operands:
+                found.setdefault(self.graph.origin(function.source).index, function)
+        return found
 
     def _landmark(self, index: int) -> Before | None:
         """What a value is, if the way back ends here."""

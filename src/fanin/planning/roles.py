@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
 
+from fanin.planning.budget import Slopes
 from fanin.planning.fans import Fans
 from fanin.planning.flow import End, Flow, Join, Projection, Source
 from fanin.planning.reading import Kind, Use
@@ -155,6 +156,11 @@ class Scene:
         """For each weight its bias."""
         uses = ((path, u) for path, found in self.flow.uses.items() for u in found)
         return {u.weight: path for path, u in uses if u.kind == "bias" and u.weight is not None}
+
+    @cached_property
+    def slopes(self) -> Slopes:
+        """The slopes of the correlation map through the graph."""
+        return Slopes(self.flow)
 
     @cached_property
     def by_stretch(self) -> dict[str, list[str]]:

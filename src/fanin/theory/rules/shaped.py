@@ -29,7 +29,7 @@ _FAR = 50.0  # how far the exact s may be from the coarse one, as a factor
 
 def shaped(
     f: Any,
-    depth: int,
+    depth: float,
     zeta: float = 1.5,
     *,
     width: float = math.inf,
@@ -61,7 +61,8 @@ def shaped(
 
     Args:
         f: an activation without jumps, in any form that `fanin.activation` takes.
-        depth: number of nonlinear layers, at least 1.
+        depth: number of nonlinear layers, at least 1; of a network with branches the length of the
+            chain that uses the budget up as fast.
         zeta: the budget, > 1: what C'(1) may grow to over the whole depth.
         width: fan-in of the layers, their harmonic mean where they differ; > 0.
         variance_slope: impose Q' at this value too (1 as in DKS) and let that choose the root.
@@ -86,8 +87,8 @@ def shaped(
     et al. 2021 (arXiv:2110.01765), with its four constants absorbed into W and b.
     """
     act = activation(f)
-    if not (float(depth) == int(depth) and depth >= 1):
-        raise ArgumentError("shaped(depth)", expected="a whole number >= 1", got=repr(depth))
+    if not (math.isfinite(depth) and depth >= 1):
+        raise ArgumentError("shaped(depth)", expected="a finite number >= 1", got=repr(depth))
     if not (math.isfinite(zeta) and zeta > 1):
         raise ArgumentError("shaped(zeta)", expected="a finite number > 1", got=repr(zeta))
     if not width > 0:
@@ -115,7 +116,7 @@ class Budget:
         width: fan-in of the layers.
     """
 
-    depth: int
+    depth: float
     zeta: float
     width: float = math.inf
 
@@ -146,7 +147,7 @@ def _rule(act: Activation, beta: float, s: float, budget: Budget) -> LayerRule:
         mean=beta,
         variance=s * s,
         centre=float(m.mean),
-        notes=(f"Made for {budget.depth} nonlinear layers and a budget of {budget.zeta:g}.",),
+        notes=(f"Made for {budget.depth:.6g} nonlinear layers and a budget of {budget.zeta:g}.",),
     )
     noise = float(rounding(float(m.mean), float(m.variance), budget.depth))
     if noise > ROUNDING:
@@ -276,7 +277,7 @@ def _why(act: Activation, tried: list[Candidate]) -> str:
 def _no_solution(act: Activation, budget: Budget, why: str) -> NoSolutionError:
     """None of the candidates could be solved."""
     return NoSolutionError(
-        f"shaped({act.name}, depth={budget.depth}, zeta={budget.zeta:g})",
+        f"shaped({act.name}, depth={budget.depth:g}, zeta={budget.zeta:g})",
         expected="an operating point that meets the budget",
         got=f"{why}, for |beta| <= {BETAS.max():g}, s in [{SCALES[0]:.0e}, {SCALES[-1]:g}]",
         fix="use 'centred', or a larger zeta",
