@@ -47,6 +47,28 @@ def first_lost(model: nn.Sequential, x: torch.Tensor, limit: float = 2**-10) -> 
     raise AssertionError("no layer loses the signal")
 
 
+class Mixer(nn.Module):
+    """A branch of matrices of very different fans, as those of state space models."""
+
+    def __init__(self, rank: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(128)
+        self.into, self.low = nn.Linear(128, 128), nn.Linear(128, rank)
+        self.high, self.out = nn.Linear(rank, 128), nn.Linear(128, 128)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = torch.relu(self.into(self.norm(x)))
+        return x + self.out(h * torch.sigmoid(self.high(self.low(h))))
+
+
+@pytest.mark.parametrize("rank", [4, 8, 16])
+def test_a_std_that_follows_the_fan_is_no_depth_scaling(rank: int) -> None:
+    torch.manual_seed(0)
+    blocks = [Mixer(rank) for _ in range(128 // rank)]  # so that the ratio is 1/sqrt(branches)
+    report = fanin.check(nn.Sequential(*blocks), torch.randn(32, 128))
+    assert "depth-scaling" not in names(report)
+
+
 @pytest.mark.parametrize("act", [nn.ReLU6, nn.Tanhshrink, nn.Softshrink, nn.Hardtanh])
 def test_flat_by_nature_is_not_the_cause(act: type[nn.Module]) -> None:
     """These are flat where the signal vanishes: at 0, or for every other value."""

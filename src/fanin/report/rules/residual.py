@@ -19,10 +19,11 @@ NEAR = 0.1
 @rule(CHECKS, "CHK111", "depth-scaling")
 def depth_scaling(view: View) -> Iterator[Finding]:
     """The factor for depth on more than one weight of a branch, or not on its last."""
-    total = len(view.branches)
+    weighted = [b for b in view.branches if b.linears]
+    total = len(weighted)
     if total < MANY:
         return
-    several = [b for b in view.branches if len(b.linears) > 1]
+    several = [b for b in weighted if len(b.linears) > 1]
     double = [b for b in several if _scaled(view, b, total) == "double"]
     misplaced = [b for b in several if _scaled(view, b, total) == "misplaced"]
     # A scheme scales most branches alike; a few near the ratio have other reasons.
@@ -73,7 +74,17 @@ def _small(view: View, branch: Branch, total: int) -> list[Layer]:
         row
         for row in branch.linears
         if any(abs(_ratio(view, branch, row) * math.sqrt(n) - 1) < NEAR for n in counts)
+        and not _by_fan(view, branch, row)
     ]
+
+
+def _by_fan(view: View, branch: Branch, row: Layer) -> bool:
+    """Whether a std is small because the row sums more terms than the one with the largest."""
+    largest = max(branch.linears, key=lambda other: _std(view, other))
+    gain, other = view.gain(row), view.gain(largest)
+    if row is branch.linears[-1] or not gain or not other:
+        return False
+    return gain / other > 2 * _ratio(view, branch, row)
 
 
 def _scaled(view: View, branch: Branch, total: int) -> str:
