@@ -107,3 +107,23 @@ def test_plan_prints_a_row_for_every_parameter_of_an_unprepared_model(
     assert [row["path"] for row in rows] == [
         f"{layer}.{kind}" for layer in (0, 1, 3) for kind in ("weight", "bias")
     ]
+
+
+def test_plan_builds_in_memory_where_content_decides_what_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "users_choice.py").write_text(
+        "from torch import nn\n"
+        "class Choice(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.a, self.b = nn.Linear(8, 8), nn.Linear(8, 8)\n"
+        "    def forward(self, x):\n"
+        "        h = self.a(x)\n"
+        "        return self.b(h) if h.mean() > 9 else self.b(h.relu())\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    assert main(["plan", "users_choice:Choice", "--input", "4,8", "--json"]) == 0
+    plan = json.loads(capsys.readouterr().out)
+    assert [row["path"] for row in plan["rows"]] == ["a.weight", "a.bias", "b.weight", "b.bias"]
+    assert plan["notes"][0].startswith("traced on real tensors: trace(model): the model itself:")

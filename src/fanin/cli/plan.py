@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from fanin.cli.model import add_input_argument, build, inputs_of
-from fanin.errors import ArgumentError
+from fanin.errors import ArgumentError, TraceError
+
+_BUILT = 1 << 30  # parameters of a model that is built in memory where meta does not do
 
 
 def add_parser(subparsers: Any) -> None:
@@ -25,18 +27,27 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the plan; the model is built on meta, so its size does not matter."""
+    """Print the plan; the model is built on meta, so its size does not matter.
+
+    Where content decides what runs, and meta has none, it is built once more in memory.
+    """
     import torch
 
     from fanin.planning.store import to_dict
     from fanin.torch.apply import plan
+    from fanin.torch.tracing.modules import is_lazy
 
     inputs = inputs_of(arguments.input, where="fanin plan")
     if inputs is None:
         raise ArgumentError("fanin plan --input", expected="a shape", got="none")
     with torch.device("meta"):
         model = build(arguments.model, where="fanin plan")
-    made = plan(model, inputs, arguments.rule)
+    try:
+        made = plan(model, inputs, arguments.rule)
+    except TraceError:
+        if sum(p.numel() for p in model.parameters() if not is_lazy(p)) > _BUILT:
+            raise
+        made = plan(build(arguments.model, where="fanin plan"), inputs, arguments.rule)
     if arguments.save:
         made.save(Path(arguments.save))
     print(json.dumps(to_dict(made), indent=2) if arguments.json else made)
