@@ -79,9 +79,9 @@ def test_llama() -> None:
 
 
 def test_only_the_residual_output_of_swiglu_carries_the_depth() -> None:
-    """Acceptance: 32 blocks of width 64 at weight std 0.08; w2 alone is scaled, not w3."""
+    """Acceptance: 32 blocks of width 256 at weight std 0.08; w2 alone is scaled, not w3."""
     torch.manual_seed(0)
-    model, x = nn.Sequential(*[net.Block() for _ in range(32)]), torch.randn(2, 16, 64)
+    model, x = nn.Sequential(*[net.Block(256, 684) for _ in range(32)]), torch.randn(2, 16, 256)
     plan = fanin.init_(model, x, GPT2(std=0.08))
     assert {plan[f"{i}.{n}.weight"].std for i in range(32) for n in ("o", "w2")} == {0.01}
     assert {
@@ -252,6 +252,9 @@ def test_siren() -> None:
     assert stds == pytest.approx([1.0] * 3, abs=0.1)
     gradients = [p.grad.pow(2).mean().sqrt().item() for p in pre if p.grad is not None]
     assert max(gradients) < 3 * min(gradients)
+    found = {f.name: f for f in fanin.check(model, 255 * torch.rand(64, 2)).findings}
+    assert found["input-scale"].severity == "WARN"
+    assert "normalize to [-1, 1]" in found["input-scale"].fix
 
 
 def test_ppo() -> None:
