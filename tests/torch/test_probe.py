@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,8 +12,9 @@ from torch import nn
 
 from fanin.errors import ArgumentError, ArgumentTypeError, UninitializedError
 from fanin.signal.spec import spec
-from fanin.torch.probing.measure import measure
+from fanin.torch.probing.measure import layers, measure
 from fanin.torch.probing.measurement import Measurement
+from fanin.torch.probing.probe import Probe
 
 
 class Functional(nn.Module):
@@ -340,6 +342,61 @@ def test_the_loss_of_a_model_that_returns_its_own() -> None:
     without = measure(model, {"input_ids": tokens})
     assert without.loss is None
     assert "no loss was given: the gradient is that of a random cotangent" in without.notes
+
+
+class Returns(nn.Module):
+    """Computes its own loss: a part of the cross-entropy of its labels, and a penalty."""
+
+    def __init__(self, penalty: float) -> None:
+        super().__init__()
+        self.head, self.penalty = nn.Linear(8, 4), penalty
+
+    def forward(self, x: torch.Tensor, labels: torch.Tensor) -> SimpleNamespace:
+        logits = self.head(x)
+        return SimpleNamespace(logits=logits, loss=F.cross_entropy(logits, labels) + self.penalty)
+
+
+@pytest.mark.parametrize(("penalty", "expected"), [(0.0, math.log(4)), (3.0, None)])
+def test_only_a_cross_entropy_is_held_against_that_of_a_guess(
+    penalty: float, expected: float | None
+) -> None:
+    inputs = {"x": torch.randn(32, 8), "labels": torch.randint(4, (32,))}
+    measured = measure(Returns(penalty), inputs)
+    assert measured.loss is not None
+    assert measured.loss.expected == expected
+    assert measured.loss.name == ("custom" if penalty else "ce")
+
+
+def test_ignored_classes_are_left_out_of_the_mean() -> None:
+    net, x, y = nn.Linear(8, 4), torch.randn(32, 8), torch.randint(4, (32,))
+    y[::2] = -100
+    measured = measure(net, x, "ce", targets=y)
+    assert measured.loss is not None
+    assert measured.loss.value == pytest.approx(F.cross_entropy(net(x), y).item(), rel=1e-6)
+
+
+def test_targets_of_another_shape_are_one_clear_line() -> None:
+    with pytest.raises(ArgumentError) as caught:
+        measure(nn.Linear(8, 4), torch.randn(32, 8), "mse", targets=torch.randn(32, 3))
+    assert str(caught.value) == (
+        "check(targets): expected a shape that fits outputs of shape (32, 4), got (32, 3)"
+    )
+
+
+def test_a_slope_is_that_of_the_parameters_at_the_call() -> None:
+    """The values are looked at together after the step, when PReLU may have moved."""
+    net = nn.Sequential(nn.Linear(8, 64), nn.PReLU(init=0.0))
+    nn.init.constant_(net[0].bias, -1.0)
+    x = torch.randn(32, 8)
+    trace = Probe(net, 32, [x])
+    with trace:
+        net(x)
+    with torch.no_grad():
+        net[1].weight.fill_(1.0)  # no unit would be dead
+    [activation] = [row for row in layers(trace.trace) if row.kind == "activation"]
+    by_hand = (net[0](x) < 0).all(0).float().mean().item()
+    assert activation.dead == pytest.approx(by_hand)
+    assert by_hand > 0
 
 
 @pytest.mark.parametrize(
