@@ -83,15 +83,17 @@ class Odd(nn.Module):
 @pytest.mark.parametrize(
     ("kind", "slope"),
     [
-        ("gate", 2 * X),
+        ("gate", None),
         ("sum", (X + X) / 2),  # tanh of tanh is one function of what b makes
         ("square", X),
         ("affine", 1.0),
         ("norm", X),
     ],
 )
-def test_what_operations_do_to_slopes(kind: str, slope: float) -> None:
-    assert at_outputs(scene_of(Odd(kind), 4, 8)) == pytest.approx(slope, rel=1e-12)
+def test_what_operations_do_to_slopes(kind: str, slope: float | None) -> None:
+    scene = scene_of(Odd(kind), 4, 8)
+    found = scene.slopes(X).get(scene.graph.outputs[0])
+    assert found == (None if slope is None else pytest.approx(slope, rel=1e-12))
 
 
 @pytest.mark.parametrize("depth", [1, 7, 60])
@@ -179,3 +181,19 @@ def test_a_deep_network_of_parallel_branches_keeps_signal_and_gradient() -> None
     row = plan["blocks.3.0.0.weight"]
     assert row.reason.startswith("reads a mixture - ")
     assert plan["blocks.3.0.0.bias"].centre is not None
+
+
+def test_where_shaping_has_nothing_to_say_auto_says_so() -> None:
+    class Gated(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = (nn.Linear(8, 8) for _ in range(3))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.c(torch.sigmoid(self.a(x)) * self.b(x))
+
+    plan = fanin.plan(nn.Sequential(*(Gated() for _ in range(12))), fanin.spec((4, 8)))
+    assert plan["5.c.weight"].reason.startswith("reads a gated product, E[x^2]")
+    assert "gated: shaping has nothing to say of products" in [s.reason for s in plan.stretches]
+    residual = fanin.plan(net.resnet(4, norm=False), fanin.spec((2, 3, 12, 12)))
+    assert residual.stretches[0].reason.endswith("the skip keeps what shaping would")

@@ -357,7 +357,7 @@ def _next_function(weight: Weight, scene: Scene) -> Function | None:
 
 
 def _other_stretches(scene: Scene) -> list[Stretch]:
-    """One line for each residual stream, and for recurrent layers."""
+    """One line for each residual stream, for what reads gates, and for recurrent layers."""
     found: dict[int, list[Weight]] = {}
     for weight in scene.weights.values():
         if weight.join is not None and weight.is_matrix:
@@ -367,13 +367,22 @@ def _other_stretches(scene: Scene) -> list[Stretch]:
         n = members[0].branches
         normed = [w for w in members if w.end is not None and w.end.normed]
         scaled = [w for w in members if w.end is not None and w.end.scaled]
-        reason = f"{n} branches; the last projection of each carries 1/sqrt({n}), once"
+        reason = f"{n} branches; the last projection of each carries 1/sqrt({n}), once; "
+        reason += "the skip keeps what shaping would"
         if normed:
             reason = f"{n} branches, whose size the norm behind the last projection sets"
         elif scaled:
             reason = f"{n} branches, whose size a learned scale sets"
         paths = tuple(w.path for w in members)
         stretches.append(Stretch(paths, "residual", "second_moment", reason))
+    gated = tuple(
+        w.path
+        for w in scene.weights.values()
+        if w.is_matrix and w.join is None and w.source is not None and w.source.before == "product"
+    )
+    if gated:
+        reason = "gated: shaping has nothing to say of products"
+        stretches.append(Stretch(gated, "gated", "second_moment", reason))
     recurrent_paths = tuple(w.path for w in scene.weights.values() if w.role == "recurrent")
     if recurrent_paths:
         reason = "gates from the input at unit variance, orthogonal from the state"

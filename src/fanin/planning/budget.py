@@ -3,10 +3,11 @@
 If every activation has the slope x there, a chain of L layers has x^L. Side by side, the slope of a
 sum or a concatenation is the mean of its parts' slopes, weighted by their share of the variance:
 parts of a sum are taken as equally large, parts of a concatenation as large as they are wide; in a
-residual sum of n branches the skip counts n and the branch 1, as they are scaled. A product has the
-sum of its factors' slopes. A norm, an attention and an input start anew at 1. The largest slope
-over all subnetworks is then that from such a start to some value, since no slope is below 1; it is
-the network-wide maximum of deep kernel shaping (Martens et al. 2021), read from the graph.
+residual sum of n branches the skip counts n and the branch 1, as they are scaled. A norm, an
+attention, a product of two signals (of slope 2 at least, whatever its factors do) and an input
+start anew at 1. The largest slope over all subnetworks is then that from such a start to some
+value, since no slope is below 1; it is the network-wide maximum of deep kernel shaping (Martens et
+al. 2021), read from the graph.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import NamedTuple
 
 from scipy.optimize import brentq
 
-from fanin.planning.flow import Flow, Join
+from fanin.planning.flow import MERGES, Flow, Join
 from fanin.signal.fuse import Function
 from fanin.signal.graph import Node
 
@@ -105,8 +106,8 @@ class Slopes:
         if not function.trivial:
             return _Step(value, ((function.source, 1.0),), not _is_affine(function))
         operands = flow.data(node)
-        if node.name in ("mul", "matmul", "bmm"):
-            return _Step(value, tuple((i, 1.0) for i in operands))
+        if len(operands) > 1 and node.name not in MERGES:
+            return None
         sizes = [flow.graph.values[i].size if node.name == "cat" else 1 for i in operands]
         total = sum(sizes)
         parts = zip(operands, sizes, strict=True)

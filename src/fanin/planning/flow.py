@@ -20,7 +20,7 @@ from fanin.signal.graph import Graph, Node, Ref
 
 _GATES = frozenset({"sigmoid", "hardsigmoid", "softmax", "_softmax", "tanh"})
 _LINEAR = frozenset({"add", "sub", "rsub", "neg", "mul", "div", "_to_copy", "clone", "detach"})
-_MERGES = frozenset({"add", "sub", "cat", "stack"})
+MERGES = frozenset({"add", "sub", "cat", "stack"})
 _LABELLED = 1 << 24  # elements of an output whose channels are followed through views
 
 Part = Literal["query", "key", "value"]
@@ -410,7 +410,7 @@ class Flow:
             if node is None or self._landmark(here) is not None:
                 continue
             operands = self.data(node)
-            if len(operands) > 1 and node.name not in _MERGES:
+            if len(operands) > 1 and node.name not in MERGES:
                 continue
             fresh = [i for i in operands if i not in seen]
             seen.update(fresh)

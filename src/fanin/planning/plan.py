@@ -110,7 +110,7 @@ class Stretch:
 
     Args:
         weights: their paths, in the order of the signal.
-        kind: "plain" without norm or skip, "residual", "normalised", "recurrent".
+        kind: "plain" without norm or skip, "residual", "gated", "recurrent".
         rule: the rule that was chosen.
         reason: why that one, in one sentence.
     """
