@@ -7,11 +7,12 @@ import datetime
 import itertools
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from benchmarks.trainability import run
-from benchmarks.trainability.cells import SETS
+from benchmarks.trainability.cells import SETS, Cell
+from benchmarks.trainability.measure import FASHION
 from rich.console import Console
 
 HERE = Path(__file__).resolve().parent
@@ -46,7 +47,7 @@ def _run_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _run(options: argparse.Namespace, finished: run.Finished) -> int:
-    cells = list(itertools.islice(SETS[options.set](), options.limit))
+    cells = list(itertools.islice(_readable(SETS[options.set]()), options.limit))
     done = finished.all()
     stale = finished.stale({c: done[c] for c in cells if c in done}) if options.refresh else []
     todo = [c for c in dict.fromkeys(cells) if c not in done or c in stale]
@@ -73,6 +74,18 @@ def _run(options: argparse.Namespace, finished: run.Finished) -> int:
         print(f"stopped; what is finished is in {finished.folder}, the same command goes on")
         return 130
     return 0
+
+
+def _readable(cells: Iterator[Cell]) -> list[Cell]:
+    """Cells whose data is on this machine; what is left out is said."""
+    found = list(cells)
+    absent = [c for c in found if c.data == "fashion-mnist"] if not FASHION.is_dir() else []
+    if absent:
+        print(
+            f"{len(absent)} cells left out: {FASHION} is not there "
+            "(Debian: apt-get install dataset-fashion-mnist)"
+        )
+    return [c for c in found if c not in set(absent)]
 
 
 def _keep(options: argparse.Namespace, finished: run.Finished) -> int:

@@ -131,7 +131,7 @@ def _backend(name: Backend, address: str | None, workers: int) -> Iterator[None]
         where: Any = address
         if address is None:
             size = joblib.cpu_count() if workers == -1 else workers
-            where = stack.enter_context(LocalCluster(size, threads_per_worker=1))
+            where = stack.enter_context(LocalCluster(n_workers=size, threads_per_worker=1))
         stack.enter_context(Client(where))
         stack.enter_context(joblib.parallel_config(backend="dask"))
         yield

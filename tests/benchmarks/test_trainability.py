@@ -160,6 +160,19 @@ def test_a_run_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: Any) -> Non
     assert len(trained) == 3
 
 
+def test_data_that_is_not_here_is_said(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    monkeypatch.setattr(command, "FASHION", tmp_path / "none")
+    monkeypatch.setattr(command, "RESULTS", tmp_path / "none")
+    monkeypatch.setitem(SETS, "quick", lambda: iter([SMALL, replace(SMALL, data="fashion-mnist")]))
+    assert command.main(["--cells", str(tmp_path), "run", "--dry-run"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == (
+        f"1 cells left out: {tmp_path}/none is not there "
+        "(Debian: apt-get install dataset-fashion-mnist)"
+    )
+    assert said[-1].startswith("1 of 1 cells to train, about")
+
+
 def test_a_torn_cell_is_run_again_and_a_table_counts(tmp_path: Path) -> None:
     run.run(cells("he"), tmp_path / "cells", workers=1)
     finished = run.Finished(tmp_path / "cells")
@@ -191,7 +204,7 @@ def test_no_cell_is_started_after_the_time_is_up(tmp_path: Path) -> None:
 def test_a_dask_cluster_gives_what_processes_here_give(tmp_path: Path) -> None:
     distributed = pytest.importorskip("distributed")
     with distributed.LocalCluster(
-        1, threads_per_worker=1, processes=False, dashboard_address=None
+        n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None
     ) as cluster:
         run.run(
             cells("he", "centred"),
