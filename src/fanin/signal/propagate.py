@@ -195,7 +195,9 @@ def _stated(parameter: Parameter, value: Value, statement: Statement) -> State:
         )
     roots = frozenset({value.index})
     data = np.asarray(statement)
-    return State(Table.measured(array), CLOSED, value.index, roots=roots, data=data)
+    low, high = bool((array >= 0).all()), bool((array <= 0).all())
+    return State(Table.measured(array), CLOSED, value.index, nonnegative=low, nonpositive=high,
+                 roots=roots, data=data)  # fmt: skip
 
 
 # --- forward -------------------------------------------------------------------------------------

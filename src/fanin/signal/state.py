@@ -42,7 +42,7 @@ class State:
         function: f of x = f(z); None: the identity.
         source: the token of z.
         gaussian: whether z is Gaussian by derivation; if not, using the law is an assumption.
-        nonnegative: whether no element is below zero.
+        nonnegative, nonpositive: whether no element is below (above) zero.
         roots: tokens that this tensor depends on without fresh zero-mean weights in between;
             two tensors without a common root are uncorrelated.
         average: for a function of an average: the tokens averaged, and whether it is their square.
@@ -59,6 +59,7 @@ class State:
     source: Hashable = None
     gaussian: bool = False
     nonnegative: bool = False
+    nonpositive: bool = False
     roots: frozenset[Hashable] = frozenset()
     average: Average | None = None
     causal: bool = False
@@ -294,14 +295,21 @@ def _coefficients(function: Function, mean: Array, variance: Array) -> tuple[Arr
 def law(state: State) -> tuple[Table, Function | None, Hashable, bool]:
     """The Gaussian behind a state, the function of it, its token, and whether that is derived.
 
-    A state without a law is taken as Gaussian with its own moments, or as lognormal if it cannot
-    be negative; both are assumptions.
+    A state without a law is taken as Gaussian with its own moments, or as lognormal (or minus
+    that) if all its elements have one sign; both are assumptions.
     """
     if state.latent is not None:
         return state.latent, state.function, state.source, state.gaussian
     if state.nonnegative and not state.gaussian:
         return _log_table(state.table), np.exp, ("log", state.token), False
+    if state.nonpositive and not state.gaussian:
+        return _log_table(state.table * -1.0), _minus_exp, ("log", state.token), False
     return state.table, None, state.token, state.gaussian
+
+
+def _minus_exp(z: Array) -> Array:
+    """-exp(z)."""
+    return -np.exp(z)
 
 
 def _log_table(table: Table) -> Table:
@@ -324,10 +332,11 @@ def applied(state: State, function: Function, token: Hashable) -> State:
 
     table, total = integrate(composed, latent)
     how = QUADRATURE if exact and total else f"{ASSUMED}: Gaussian"
-    low, _ = _range(composed, latent)
+    low, high = _range(composed, latent)
     return State(
-        table, how, token, latent, composed, source, exact, low >= 0, state.roots, state.average
-    )
+        table, how, token, latent, composed, source, exact, low >= 0, high <= 0, state.roots,
+        state.average,
+    )  # fmt: skip
 
 
 def _range(function: Function, latent: Table) -> tuple[float, float]:

@@ -64,7 +64,8 @@ def affine(state: State, scale: float, shift: float, token: object) -> State:
     return replace(
         state, table=state.table * scale + shift, how=CLOSED, token=token, latent=latent,
         function=function, source=source, gaussian=exact, data=None, allowed=None,
-        nonnegative=state.nonnegative and scale >= 0 and shift >= 0,
+        nonnegative=shift >= 0 and (state.nonnegative if scale >= 0 else state.nonpositive),
+        nonpositive=shift <= 0 and (state.nonpositive if scale >= 0 else state.nonnegative),
     )  # fmt: skip
 
 
@@ -329,8 +330,10 @@ def _product(call: Call, states: Sequence[State]) -> State:
         s.gaussian and linear_in_z(s) and abs(s.mean) < 1e-9 * s.second_moment**0.5 for s in (x, y)
     )
     roots = frozenset({call.token()}) if zero and not x.roots & y.roots else call.roots
-    keeps = x.nonnegative and y.nonnegative
-    return State(table, how, call.token(), gaussian=gaussian, nonnegative=keeps, roots=roots)
+    same = (x.nonnegative and y.nonnegative) or (x.nonpositive and y.nonpositive)
+    other = (x.nonnegative and y.nonpositive) or (x.nonpositive and y.nonnegative)
+    return State(table, how, call.token(), gaussian=gaussian, nonnegative=same, nonpositive=other,
+                 roots=roots)  # fmt: skip
 
 
 def _chosen(call: Call, states: Sequence[State]) -> State:
