@@ -27,6 +27,7 @@ from fanin.errors import FaninError
 from record import record
 
 LAYERS, WIDTH, BATCH = 30, 256, 512
+PROBED = 128  # examples that initialisers which measure are given
 LOW, HIGH, COSINE = 0.5, 2.0, 0.9
 
 Function = Callable[[Tensor], Tensor]
@@ -111,7 +112,7 @@ def lsuv(net: Plain, seed: int) -> None:
     """Layer by layer to unit variance on one batch."""
     from lsuv import lsuv_with_singlebatch
 
-    lsuv_with_singlebatch(net, torch.randn(BATCH, WIDTH), verbose=False)
+    lsuv_with_singlebatch(net, torch.randn(PROBED, WIDTH), verbose=False)
 
 
 def anyinit(mode: str, **options: bool) -> Callable[[Plain, int], None]:
@@ -120,7 +121,7 @@ def anyinit(mode: str, **options: bool) -> Callable[[Plain, int], None]:
     def start(net: Plain, seed: int) -> None:
         from anyinit import initialize
 
-        data = torch.randn(BATCH, WIDTH) if mode == "empirical" else None
+        data = torch.randn(PROBED, WIDTH) if mode == "empirical" else None
         initialize(net, mode, data, seed=seed + 1, **options)
 
     return start
