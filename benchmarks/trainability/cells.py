@@ -117,7 +117,7 @@ def picture() -> Iterator[Cell]:
 
 
 def quick() -> Iterator[Cell]:
-    """The picture; the core of the table: depth 100, one seed, three rates; the phases.
+    """The picture; the core of the table: depth 100, one seed, three rates.
 
     Only fanin has to see through an activation that is written as a product.
     """
@@ -126,7 +126,6 @@ def quick() -> Iterator[Cell]:
         for f in ACTIVATIONS:
             if name == "fanin" or f != BY_HAND:
                 yield Cell("plain", f, 100, name, rates=QUICK_RATES, seeds=(0,))
-    yield from phase()
 
 
 def phase() -> Iterator[Cell]:
@@ -180,6 +179,7 @@ def gpt() -> Iterator[Cell]:
 def full() -> Iterator[Cell]:
     """Everything."""
     yield from quick()
+    yield from phase()
     yield from gpt()
     yield from conv()
     yield from residual()
