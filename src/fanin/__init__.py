@@ -43,6 +43,8 @@ __all__ = ["__version__", *sorted(_HOMES)]
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)
+    if name == "torch":
+        return importlib.import_module("fanin.torch")
     raise AttributeError(f"module 'fanin' has no attribute {name!r}")
 
 

@@ -41,6 +41,11 @@ def test_every_public_name_can_be_reached() -> None:
     assert set(dir(fanin)) == set(fanin.__all__)
 
 
+def test_the_rooms_of_torch_are_reached_from_the_face() -> None:
+    statement = "import fanin; fanin.torch.init.normal_; fanin.torch.adapters; fanin.torch.fans"
+    assert "fanin.torch.init" in loaded_after(statement)
+
+
 def test_unknown_name_is_an_attribute_error() -> None:
     import fanin
 

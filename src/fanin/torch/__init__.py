@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -13,4 +14,6 @@ def __getattr__(name: str) -> Any:
         from fanin.torch.probing.watch import Watch
 
         return Watch
+    if name in ("adapters", "fans", "init"):
+        return importlib.import_module(f"fanin.torch.{name}")
     raise AttributeError(f"module 'fanin.torch' has no attribute {name!r}")
