@@ -176,8 +176,9 @@ def _known(data: Array, value: Value, how: str = CLOSED) -> State:
         return State(Table.iid(value.shape, 0.0, 0.0), how, value.index, data=real)
     finite = np.where(np.abs(real) < 1e30, real, 0.0) if real.dtype.kind == "f" else real
     table = Table.measured(np.abs(finite) if finite.dtype.kind == "c" else finite)
-    low = real.dtype.kind != "c" and bool(real.min() >= 0)
-    return State(table, how, value.index, nonnegative=low, data=real)
+    signed = real.dtype.kind != "c"
+    low, high = signed and bool(real.min() >= 0), signed and bool(real.max() <= 0)
+    return State(table, how, value.index, nonnegative=low, nonpositive=high, data=real)
 
 
 def _stated(parameter: Parameter, value: Value, statement: Statement) -> State:
