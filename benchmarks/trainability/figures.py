@@ -77,7 +77,9 @@ def _one_network(curves: dict[str, list[float]]) -> Picture:
         learned = {name: c[-1] for name, c in others.items() if c[-1] >= 0.5}
         for name, y in zip(learned, spread(list(learned.values()), 0.07), strict=True):
             ax.text(end + 0.25, y, f"{name}  {learned[name]:.0%}", color=palette.soft, **where)
-        stuck = "\n".join(name for name in others if name not in learned)
+        stuck = "\n".join(
+            f"{name}  {c[-1]:.0%}" for name, c in others.items() if name not in learned
+        )
         bottom = {**where, "va": "bottom"}
         ax.text(end + 0.25, 0.06, stuck, color=palette.soft, linespacing=1.25, **bottom)
         level(ax, palette, 0.1, end)
@@ -87,7 +89,7 @@ def _one_network(curves: dict[str, list[float]]) -> Picture:
     return Picture(
         "trainability-sigmoid",
         "A plain sigmoid network of 100 layers learns from the start that fanin gives it",
-        "Best of three learning rates for each start. Dotted line: chance.",
+        "The learning rate is chosen for each start from the same grid. Dotted line: chance.",
         draw,
     )
 

@@ -185,6 +185,14 @@ def starts(results: Results) -> str:
     return markdown(["start", "is"], [[name, how.says] for name, how in STARTS.items()])
 
 
+def pictures(results: Results) -> str:
+    """The figures that have their cells."""
+    return "\n\n".join(
+        f"![{made.title}](img/{made.name}.svg)\n\n*{made.title}. {made.caption}*"
+        for made in figures.pictures(results)
+    )
+
+
 def coverage(results: Results) -> str:
     """Which cells of the full grid were run, and what the rest would cost."""
     rows = []
@@ -219,6 +227,7 @@ def _scores(results: Results, **wanted: Any) -> dict[tuple[str, str], Score | No
 
 
 SECTIONS: dict[str, Callable[[Results], str]] = {
+    "pictures": pictures,
     "targets": targets,
     "plain 100": accuracy("plain", 100),
     "plain 200": accuracy("plain", 200),
