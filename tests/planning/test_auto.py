@@ -361,6 +361,42 @@ def test_the_variance_holds_at_padded_borders(f: nn.Module) -> None:
     assert over.max() < 3  # a bias leaves 4 to 16 at the corners of such a network
 
 
+@pytest.mark.parametrize("pool", [nn.MaxPool2d(2), nn.AvgPool2d(2), nn.Identity()])
+def test_pools_and_strides_between_padded_convolutions(pool: nn.Module) -> None:
+    """Variance about beta over s^2 of every layer, means over positions and 2 seeds."""
+    stride = 2 if isinstance(pool, nn.Identity) else 1
+    layers: list[nn.Module] = []
+    for i in range(10):
+        step = stride if i in (3, 6) else 1
+        layers += [nn.Conv2d(3 if i == 0 else 48, 48, 3, padding=1, stride=step), nn.Sigmoid()]
+        layers += [pool] if i in (3, 6) else []
+    model, x = nn.Sequential(*layers), torch.randn(8, 3, 16, 16)
+    found: dict[int, list[float]] = {}
+    for seed in range(2):
+        plan = fanin.init_(model, x, "shaped", seed=seed)
+        first = plan["0.weight"]
+        assert first.std is not None
+        assert first.fan_in is not None
+        beta, y = plan["2.bias"].mean, x
+        for i, layer in enumerate(model[:-2]):  # without the head
+            y = layer(y).detach()
+            if isinstance(layer, nn.Conv2d):
+                over = (y - beta).square().mean().item() / (first.std**2 * first.fan_in)
+                found.setdefault(i, []).append(over)
+    assert all(0.6 < np.mean(over) < 1.6 for over in found.values())
+
+
+def test_a_model_on_meta_gets_the_same_kernels() -> None:
+    here, there = plain_convolutions(12, nn.Sigmoid(), 8), torch.device("meta")
+    plan = fanin.init_(here, fanin.spec((2, 3, 8, 8)), seed=3)
+    with there:
+        model = plain_convolutions(12, nn.Sigmoid(), 8)
+    fanin.materialize_(model, "cpu", plan, seed=3)
+    assert plan["6.weight"].centre is not None
+    for name, tensor in here.state_dict().items():
+        assert torch.equal(model.state_dict()[name], tensor)
+
+
 def test_grouped_kernels_sum_to_zero_group_by_group() -> None:
     model = plain_convolutions(12, nn.Sigmoid(), 16, groups=1)
     grouped = nn.Sequential(*model, *plain_convolutions(4, nn.Sigmoid(), 16, groups=4)[2:])
