@@ -91,6 +91,16 @@ def test_duplicates_within_and_between_tensors() -> None:
     assert found(fanin.audit(plain)) == {}  # ones and zeros agree on purpose
 
 
+def test_a_table_is_no_duplicate() -> None:
+    """The log of 1..n in each row and each layer, as state space models start."""
+    rows = torch.arange(1.0, 17.0).log().expand(32, 16)
+    model = nn.ParameterList([nn.Parameter(rows.clone()) for _ in range(3)])
+    assert found(fanin.audit(model)) == {}
+    shuffled = rows[:, torch.randperm(16, generator=torch.Generator().manual_seed(0))]
+    drawn = nn.ParameterList([nn.Parameter(shuffled.clone()) for _ in range(3)])
+    assert "duplicate-values" in found(fanin.audit(drawn))
+
+
 def test_a_frozen_copy_is_no_duplicate() -> None:
     import copy
 

@@ -29,7 +29,11 @@ def depth(view: AuditView) -> Iterator[Finding]:
         return
     count = max(len(tensors) for tensors in blocks.values())
     ratios = _ratios(blocks)
-    scaled = [name for name, ratio in ratios.items() if _near(ratio, count)]
+    scaled = [
+        name
+        for name, ratio in ratios.items()
+        if _near(ratio, count) and not _by_fan(name, ratio, ratios, blocks)
+    ]
     width = _width(blocks)
     outputs = [name for name in ratios if _writes_stream(blocks[name][0], width)]
     inner = [name for name in scaled if name not in outputs]
@@ -71,7 +75,8 @@ def _blocks(view: AuditView) -> dict[str, list[Held]]:
     """Matrices of blocks that are repeated MANY times or more, by name without number."""
     found: dict[str, list[Held]] = {}
     for held in view.of(depth):
-        if len(held.shape) == 2 and held.values and held.kind == "parameter":
+        matrix = len(held.shape) == 2 and held.kind == "parameter"
+        if matrix and held.values and not held.values.table:
             found.setdefault(template(held.name), []).append(held)
     return {name: tensors for name, tensors in found.items() if len(tensors) >= MANY}
 
@@ -84,6 +89,20 @@ def _ratios(blocks: dict[str, list[Held]]) -> dict[str, float]:
     }
     largest = max(stds.values())
     return {name: std / largest if largest else 1.0 for name, std in stds.items()}
+
+
+def _by_fan(
+    name: str, ratio: float, ratios: dict[str, float], blocks: dict[str, list[Held]]
+) -> bool:
+    """Whether a std is small because the weight sums more terms than the one with the largest."""
+    largest = max(ratios, key=lambda other: ratios[other])
+    fans = [_inputs(blocks[n][0]) for n in (name, largest)]
+    return math.sqrt(fans[0] / fans[1]) > 2 and abs(ratio * math.sqrt(fans[0] / fans[1]) - 1) < 0.5
+
+
+def _inputs(held: Held) -> int:
+    """What a matrix sums, by its shape."""
+    return held.shape[0] if "Conv1D" in held.owners else held.shape[1]
 
 
 def _near(ratio: float, count: int) -> bool:

@@ -58,7 +58,7 @@ def duplicates(view: AuditView) -> Iterator[Finding]:
                 "fanin.materialize_(model, device, seed=0)  # draws by position in the tensor",
             )
             break
-    written = [t for t in view.of(duplicates) if not unset(t)]
+    written = [t for t in view.of(duplicates) if not unset(t) and t.values and not t.values.table]
     for held in written:
         if (
             held.values
