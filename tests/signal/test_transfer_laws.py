@@ -131,3 +131,22 @@ def test_a_hidden_logit_counts_neither_forward_nor_back() -> None:
     assert found.forward("matmul").agrees(share=0.05), found.forward("matmul")
     for name in ("query.weight", "key.weight", "value.weight"):
         assert found.gradient(name).agrees(share=0.15), (name, found.gradient(name))
+
+
+def test_circular_padding_is_followed_exactly() -> None:
+    class Padded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = (
+                nn.Conv2d(16, 16, 1, bias=False),
+                nn.Conv2d(16, 8, 3, bias=False),
+            )
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(F.pad(self.first(x), (1, 1, 2, 0), mode="circular"))
+
+    found = simulate(Padded(), (4, 16, 5, 6), draws=40)
+    assert found.signal.doubts() == []
+    assert found.forward("convolution").agrees(), found.forward("convolution")
+    for name in ("first.weight", "last.weight"):
+        assert found.gradient(name).agrees(share=0.02), (name, found.gradient(name))

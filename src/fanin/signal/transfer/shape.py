@@ -299,6 +299,52 @@ def _cat_back(call: Call, grads: Sequence[Table | None]) -> Gradients:
         start += size
 
 
+@forward("copy")
+def _copied(call: Call) -> State:
+    """What is written over a tensor, spread to its shape."""
+    shape = call.shape
+    return call.states[call.index("src")].through(lambda t: t.expand(shape), ("copy", shape))
+
+
+@backward("copy")
+def _copied_back(call: Call, grads: Sequence[Table | None]) -> Gradients:
+    (g,) = grads
+    assert g is not None
+    yield call.index("src"), reduced_to(g, call["src"].shape)
+
+
+def _written(call: Call) -> tuple[int, np.ndarray]:
+    """The dimension and the places that a slice overwrites."""
+    node, shape = call.node, call.shape
+    d = (node.get("dim") or 0) % len(shape)
+    return d, np.arange(shape[d])[node.get("start") : node.get("end") : node.get("step") or 1]
+
+
+@forward("slice_scatter")
+def _scattered_in(call: Call) -> State:
+    """A slice overwritten: what stays, and what is written, side by side and in order."""
+    whole, part = call.states[call.index("self")], call.states[call.index("src")]
+    d, places = _written(call)
+    stay = np.setdiff1d(np.arange(call.shape[d]), places)
+    if not len(stay):
+        return part.through(lambda t: t.reshape(call.shape), ("written", call.token()))
+    kept = whole.table.gather(d, stay)
+    table = concatenate([kept, part.table], d).gather(d, np.argsort(np.r_[stay, places]))
+    alike = all(s.gaussian and s.function is None for s in (whole, part))
+    return State(table, CLOSED, call.token(), gaussian=alike, roots=call.roots)
+
+
+@backward("slice_scatter")
+def _scattered_in_back(call: Call, grads: Sequence[Table | None]) -> Gradients:
+    (g,) = grads
+    assert g is not None
+    d, places = _written(call)
+    outside = np.arange(call.shape[d])
+    outside[places] = -1
+    yield call.index("self"), g.gather(d, outside)
+    yield call.index("src"), g.gather(d, places)
+
+
 def _crossed(call: Call) -> list[tuple[int, np.ndarray]]:
     """For indices of several neighbouring dimensions that cross like a grid: each with its own."""
     if "indices" not in call.node.args:
