@@ -42,6 +42,10 @@ LAYERS = {
         nn.Sequential(nn.Upsample(scale_factor=2), _conv(padding=1)),
         (8, 16, 5, 5),
     ),
+    "bilinear upsampling": (
+        nn.Sequential(nn.Upsample(scale_factor=2, mode="bilinear"), _conv(padding=1)),
+        (8, 16, 5, 5),
+    ),
     "flattened positions": (
         nn.Sequential(_conv(), nn.Tanh(), nn.Flatten(), nn.Linear(32 * 9, 8)),
         (16, 16, 5, 5),

@@ -21,6 +21,7 @@ _WHOLE = frozenset(
         *("max_pool1d", "max_pool2d", "max_pool3d", "avg_pool1d"),
         *("adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d"),
         *("softmax", "log_softmax", "embedding_bag", "pixel_shuffle", "channel_shuffle"),
+        *("upsample_linear1d", "upsample_bilinear2d", "upsample_trilinear3d", "upsample_bicubic2d"),
     ]
 )
 # Pointwise, though torch does not tag them so.
