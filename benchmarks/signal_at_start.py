@@ -255,7 +255,7 @@ def main() -> None:
     torch.set_num_threads(1)
     names = options.activations.split(",")
     lines = [
-        f"`python benchmarks/signal_at_start.py --seeds {options.seeds}`. Cells: output to input "
+        f"`python benchmarks/signal_at_start.py {' '.join(sys.argv[1:])}`. Cells: output to input "
         "second moment / norm of the weight gradient of layer 2 to layer 29 / the same of layers 1 "
         "and 30, whose scales differ by nature / cosine of two outputs. Geometric means over "
         f"{options.seeds} seeds, of the cosine the arithmetic mean. Bold: the first two within "
@@ -272,7 +272,7 @@ def main() -> None:
         lines.append(f"| {row} | {kept} of {len(names)} | {texts} |")
         print(lines[-1], file=sys.stderr, flush=True)
         failures.update({(row, n): c for n, c in cells.items() if isinstance(c, str)})
-    lines += ["", "Cells without numbers:", ""]
+    lines += ["", "Cells without numbers:", ""] if failures else []
     lines += [
         f"- {row}, {name}: {' '.join(why.split())[:160]}" for (row, name), why in failures.items()
     ]
