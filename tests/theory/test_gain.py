@@ -128,7 +128,12 @@ def test_an_unknown_name_lists_its_neighbours() -> None:
     ("rule", "parameters", "takes", "got"),
     [
         ("shaped", {}, "the parameters depth, zeta=1.5, width=inf, variance_slope=None", "none"),
-        ("shaped", {"dept": 3}, "the parameters depth, zeta=1.5, width=inf, variance_slope=None", "dept=3"),
+        (
+            "shaped",
+            {"dept": 3},
+            "the parameters depth, zeta=1.5, width=inf, variance_slope=None",
+            "dept=3",
+        ),
         ("he", {"depth": 3}, "the parameters fan='fan_in'", "depth=3"),
     ],
 )
