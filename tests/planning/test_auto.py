@@ -435,3 +435,10 @@ def test_without_biases_rows_that_sum_to_zero_centre() -> None:
     plan = fanin.init_(model, fanin.spec((4, 64)))
     assert plan.stretches[0].rule == "centred"
     assert model.get_parameter("4.weight").detach().double().sum(1).abs().max() < 1e-5
+
+
+def test_a_network_of_high_frequency_is_pointed_to_its_recipe() -> None:
+    for w0, told in ((1.0, False), (30.0, True)):
+        plan = fanin.plan(net.Siren(width=64, w0=w0), fanin.spec((64, 2)))
+        reasons = " ".join(stretch.reason for stretch in plan.stretches)
+        assert ("rule 'siren'" in reasons) is told

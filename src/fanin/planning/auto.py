@@ -166,7 +166,7 @@ class Auto:
         source = weight.source
         assert source is not None
         name = self._shown(source.function) if source.function else described(weight)
-        reason = f"reads {name}, E[x^2] = {second:.4g}{why}"
+        reason = f"reads {name}, E[x^2] = {second:.4g}{reads.note}{why}"
         std = math.sqrt(target / (weight.fans.fan_in * second))
         return Choice("second_moment", reason, normal(std), reads.how)
 
@@ -197,8 +197,7 @@ class Auto:
             name: self._judged(name, functions, size)
             for name in ("second_moment", "shaped", "centred")
         }
-        shown = f"{_layers(depth)} of {_listed(functions)}"
-        return self._pick(scene, members, size, found, shown)
+        return self._pick(scene, members, size, found, functions)
 
     def _pick(
         self,
@@ -206,10 +205,11 @@ class Auto:
         members: list[Weight],
         size: Mapping[str, float],
         found: Mapping[str, Verdict | None],
-        shown: str,
+        functions: Mapping[Activation, Function],
     ) -> _Decision:
         """The first rule that keeps everything; without biases or with padding what can be had."""
         paths, plain = tuple(w.path for w in members), found["second_moment"]
+        shown = f"{_layers(size['depth'])} of {_listed(functions)}"
         if plain is not None and plain.holds:
             stretch = _stretch(paths, "second_moment", f"{shown}: keeps {plain}")
             return _Decision("second_moment", {}, stretch)
@@ -226,6 +226,9 @@ class Auto:
                 continue
             parameters = size if name == "shaped" else {}
             reason = f"{shown}: keeps {verdict}; {lost}"
+            if any(map(_oscillates, functions)):
+                reason += "; it swings often within one unit, which this start does not use: for a"
+                reason += " network of coordinates rule 'siren' keeps the frequencies"
             if alone is not None:
                 reason += f"; at the border {alone}, of one channel a unit, lets the mean in"
             return _Decision(name, parameters, _stretch(paths, name, reason))
@@ -415,6 +418,12 @@ def _stretch(paths: tuple[str, ...], rule: str, reason: str) -> Stretch:
 
 def _layers(depth: float) -> str:
     return f"{depth:.3g} nonlinear layer{'s' if depth > 1 else ''}"
+
+
+def _oscillates(act: Activation) -> bool:
+    """Whether f turns back more than twice within one unit: sin(w0 x) with a large w0."""
+    slopes = np.sign(act.derivative(np.linspace(-1.0, 1.0, 1001)))
+    return int((slopes[1:] * slopes[:-1] < 0).sum()) > 2
 
 
 def _listed(functions: Mapping[Activation, Function]) -> str:
