@@ -166,7 +166,7 @@ class Auto:
         source = weight.source
         assert source is not None
         name = self._shown(source.function) if source.function else described(weight)
-        reason = f"reads {name}, E[x^2] = {second:.4g}{reads.note}{why}"
+        reason = f"reads {name}, E[x^2] = {second:.4g}{why}"
         std = math.sqrt(target / (weight.fans.fan_in * second))
         return Choice("second_moment", reason, normal(std), reads.how)
 
