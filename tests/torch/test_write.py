@@ -126,7 +126,7 @@ class Placeholder(nn.Parameter):
     ("tensor", "error", "message"),
     [
         (
-            torch.empty(3, dtype=torch.int64),
+            torch.zeros(3, dtype=torch.int64),
             ArgumentTypeError,
             "write_(w): expected a floating type, got torch.int64",
         ),
@@ -143,7 +143,7 @@ class Placeholder(nn.Parameter):
             "gather it first: with deepspeed.zero.GatheredParameters(parameter)",
         ),
         (
-            torch.empty(3, dtype=torch.complex64),
+            torch.zeros(3, dtype=torch.complex64),
             ArgumentTypeError,
             "write_(w): expected a floating type, got torch.complex64",
         ),
@@ -154,7 +154,7 @@ class Placeholder(nn.Parameter):
             "write_(w): expected a dense tensor, got torch.sparse_coo",
         ),
         (
-            torch.empty(1, 4).expand(3, 4),
+            torch.zeros(1, 4).expand(3, 4),
             ArgumentTypeError,
             "write_(w): expected a tensor with memory of its own for every element, "
             "got an expanded one; write into a copy",
