@@ -43,7 +43,7 @@ lint: $(FULL)
 slow: $(FULL)
 	$(BIN)/python -m pytest -m slow
 
-# The core of docs/trainability.md in about ten minutes on two cores; stopped, it goes on.
+# The core of docs/trainability.md in less than 15 minutes on two cores; stopped, it goes on.
 trainability-quick: $(PEERS)
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.trainability run --set quick
 	$(BIN)/python -m benchmarks.trainability report

@@ -64,7 +64,7 @@ def cost(cell: Cell) -> float:
     if cell.family.startswith("gpt"):
         return networks * cell.epochs * 0.0008 * cell.batch * cell.depth
     steps = cell.epochs * (cell.images * 9 // 10) // cell.batch
-    layer = {"plain": 1.3e-10 * cell.width**2, "conv": 9e-10 * 49 * cell.width**2}
+    layer = {"plain": 2.1e-10 * cell.width**2, "conv": 9e-10 * 49 * cell.width**2}
     work = cell.batch * layer.get(cell.family, layer["conv"]) + 6e-5
     more = 1.5 if "norm" in cell.start else 1.0
     return networks * steps * cell.depth * work * more * (1.3 if cell.optimiser == "adam" else 1.0)
