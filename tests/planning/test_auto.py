@@ -442,3 +442,25 @@ def test_a_network_of_high_frequency_is_pointed_to_its_recipe() -> None:
         plan = fanin.plan(net.Siren(width=64, w0=w0), fanin.spec((64, 2)))
         reasons = " ".join(stretch.reason for stretch in plan.stretches)
         assert ("rule 'siren'" in reasons) is told
+
+
+class _Gate(nn.Module):
+    """A channel gate fed by the average over positions of what it gates."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(16)
+        self.squeeze, self.excite = nn.Conv2d(16, 16, 1), nn.Conv2d(16, 16, 1)
+        self.head = nn.Linear(16, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.norm(x)
+        gate = self.excite(F.relu(self.squeeze(y.mean((2, 3), keepdim=True))))
+        return self.head((y * torch.sigmoid(gate)).mean((2, 3)))
+
+
+def test_an_average_of_independent_positions_is_not_made_up_for() -> None:
+    plan = fanin.plan(_Gate(), fanin.spec((4, 16, 32, 32)))
+    # 1/1024 of the variance is left, 1/10 is counted: 16 std^2 0.1 = 1; eps of the norm: 1e-5
+    np.testing.assert_allclose(plan["squeeze.weight"].std, math.sqrt(10 / 16), rtol=1e-5)
+    np.testing.assert_allclose(plan["excite.weight"].std, math.sqrt(2 / 16), rtol=1e-5)

@@ -92,6 +92,11 @@ class Weight:
         return self.role in MATRICES
 
 
+_AVERAGES = frozenset(
+    f"{kind}avg_pool{n}d" for kind in ("", "adaptive_", "_adaptive_") for n in (1, 2, 3)
+) | {"mean"}
+
+
 @dataclass(frozen=True)
 class Reads:
     """What a weight reads, as far as it is known when the weight is decided.
@@ -156,6 +161,14 @@ class Scene:
         """For each weight its bias."""
         uses = ((path, u) for path, found in self.flow.uses.items() for u in found)
         return {u.weight: path for path, u in uses if u.kind == "bias" and u.weight is not None}
+
+    @cached_property
+    def averages(self) -> frozenset[int]:
+        """Averages over positions that a weight reads."""
+        read = (w.use.data for w in self.weights.values() if w.is_matrix and w.use is not None)
+        origins = {self.graph.origin(i).index for i in read if i is not None}
+        nodes = ((i, self.graph.producer(i)) for i in origins)
+        return frozenset(i for i, node in nodes if node is not None and node.name in _AVERAGES)
 
     @cached_property
     def slopes(self) -> Slopes:

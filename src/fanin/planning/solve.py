@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 _PLACEHOLDER = Given(variance=1.0)
 _ZERO = Given(0.0, 0.0, "constant")
+_AVERAGED = 0.1  # see _Solver._averaged
 _ZERO_START = "all zero: the model's own zero start"
 
 
@@ -246,6 +247,8 @@ class _Solver:
             attended = [self._attended(i) for i in node.outputs if i in self.scene.flow.attentions]
             made = attended or self._made(node)
             states.update(zip(node.outputs, made, strict=False))
+            for index in self.scene.averages.intersection(node.outputs):
+                states[index] = self._averaged(states[index], states[node.inputs[0]])
 
     def _made(self, node: Node) -> list[State]:
         """The states of an operation's results; assumed, and noted, where no rule gives them."""
@@ -269,6 +272,18 @@ class _Solver:
         value = self.scene.states[self.scene.flow.attentions[index].value]
         table = Table.iid(self.scene.graph.values[index].shape, value.mean, value.second_moment)
         return State(table, value.how, index, roots=value.roots)
+
+    def _averaged(self, average: State, whole: State) -> State:
+        """An average with a share at least of the variance of what it averages.
+
+        The positions of a specification are independent, and their average is next to nothing;
+        those of data are alike. A weight that made up for the first would be far too large.
+        """
+        missing = _AVERAGED * whole.table.variance - average.table.variance
+        if missing <= 0:
+            return average
+        table = add(average.table, Table.iid(average.shape, 0.0, missing))
+        return replace(average, table=table, latent=None, function=None)
 
     def _leaf(self, index: int, inputs: Inputs) -> State:
         """The state of an input, a constant, a buffer, or a parameter before it is decided."""
