@@ -117,18 +117,3 @@ def test_equal_tokens_give_equal_rows() -> None:
     found = simulate(model, tokens, draws=60, variances={"0.weight": 1.0})
     assert found.signal[found.last("embedding")].covariance(1) == pytest.approx(1 / 3)
     assert found.gradient("0.weight").agrees(share=0.05)
-
-
-class Recurrent(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.cell = nn.LSTM(32, 48, batch_first=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.cell(x)[0]
-
-
-def test_recurrences_are_run_and_say_so() -> None:
-    found = simulate(Recurrent(), (16, 6, 32), draws=20)
-    assert found.forward("lstm").agrees(share=0.05)
-    assert [how.startswith("sampled ±") for _, how in found.signal.doubts()] == [True]

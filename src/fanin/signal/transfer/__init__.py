@@ -12,6 +12,7 @@ from fanin.signal.transfer import (
     pointwise,
     pool,
     random,
+    recurrent,
     reduce,
     sampled,
     shape,
@@ -21,6 +22,6 @@ from fanin.signal.transfer.call import BACKWARD, FORWARD, Call, backward, forwar
 __all__ = ["BACKWARD", "FORWARD", "Call", "backward", "forward"]
 
 _FAMILIES = (
-    attention, convolution, embedding, linear, loss, norm, pointwise, pool, random, reduce,
-    sampled, shape,
+    attention, convolution, embedding, linear, loss, norm, pointwise, pool, random, recurrent,
+    reduce, sampled, shape,
 )  # fmt: skip
