@@ -44,7 +44,11 @@ class Meddling(nn.Module):
 
 def snapshot(model: nn.Module) -> dict[str, Any]:
     state: dict[str, Any] = {"rng": torch.get_rng_state(), "python": random.getstate()}
-    state["numpy"] = np.random.get_state()[1].copy()
+    # The position in the block of words too: most draws move nothing else.
+    state["numpy"] = [
+        part.tobytes() if isinstance(part, np.ndarray) else part
+        for part in np.random.get_state(legacy=True)
+    ]
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         state[name] = (id(tensor), tensor.detach().clone(), tensor.data_ptr())
         grad = tensor.grad
