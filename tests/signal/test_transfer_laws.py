@@ -150,3 +150,23 @@ def test_circular_padding_is_followed_exactly() -> None:
     assert found.forward("convolution").agrees(), found.forward("convolution")
     for name in ("first.weight", "last.weight"):
         assert found.gradient(name).agrees(share=0.02), (name, found.gradient(name))
+
+
+class Gated(nn.Module):
+    """relu(a x + s b x), averaged over positions, with a steady gate s for each channel."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.a, self.b, self.gate, self.last = (
+            nn.Linear(width, width, bias=False) for _ in range(4)
+        )
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        s = torch.sigmoid(0.1 * self.gate(y))
+        return self.last(F.relu(self.a(x) + self.b(x) * s.unsqueeze(1)).mean(1))
+
+
+def test_the_gradient_of_a_gate_adds_up_over_positions() -> None:
+    found = simulate(Gated(128), (8, 128, 128), (8, 128), draws=16)
+    number = found.gradient("gate.weight")
+    assert number.agrees(), number

@@ -97,20 +97,20 @@ def _latent(table: Table, coefficients: Array, tail: float) -> Table:
 
 
 def seen_by(
-    slope: Function, total: State, first: State, second: State, a: float, b: float
+    slope: Function, total: State, first: State, second: State, a: float, b: float, power: int = 2
 ) -> Function:
-    """Root mean square of a slope in a x + b y where x is known, as a function of x's Gaussian.
+    """Root mean square (power 2) or mean (power 1) of a slope in a x + b y where x is known.
 
-    A gate behind a residual sum is open more often where the stream is large: what returns along
-    the stream is no longer independent of it.
+    A function of x's Gaussian. A gate behind a residual sum is open more often where the stream is
+    large: what returns along the stream is no longer independent of it.
     """
     latent, function, _, _ = law(total)
     z, weight = _nodes()
     places = _centre(latent) + _width(latent) * _places()[0]
     reached = np.maximum.accumulate(places if function is None else function(places))
-    squared = np.asarray(slope(places)) ** 2
+    raised = np.asarray(slope(places)) ** power
     values = a * _values(first)[:, None] + b * _values(second)[None, :]
-    level = np.sqrt(np.interp(values, reached, squared) @ weight)
+    level = (np.interp(values, reached, raised) @ weight) ** (1 / power)
     own = _centre(law(first)[0]) + _width(law(first)[0]) * z
 
     return lambda x: np.asarray(np.interp(x, own, level))

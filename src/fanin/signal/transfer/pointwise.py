@@ -255,9 +255,9 @@ def _lawful(state: State) -> bool:
     return state.latent is not None or state.gaussian
 
 
-def _varies(state: State) -> bool:
-    """Whether an operand's spread is more than a few per cent of its mean."""
-    return state.table.variance > 1e-3 * max(state.mean**2, 1e-300)
+def _varies(state: State, share: float = 1e-3) -> bool:
+    """Whether an operand's variance is more than a small share of its squared mean."""
+    return state.table.variance > share * max(state.mean**2, 1e-300)
 
 
 def _centring(call: Call, states: Sequence[State]) -> State | None:
@@ -324,8 +324,11 @@ def _product(call: Call, states: Sequence[State]) -> State:
     if dependent:
         how = f"{ASSUMED}: independent operands"
     table = product(x.table, y.table)
-    steady = not _varies(x) or not _varies(y)
-    gaussian = steady and all(not _varies(s) or (s.gaussian and linear_in_z(s)) for s in (x, y))
+    # a Gaussian times what varies by less than a tenth of its size is Gaussian within 4%
+    gaussian = any(
+        not _varies(one, 1e-2) and (not _varies(s) or (s.gaussian and linear_in_z(s)))
+        for one, s in ((x, y), (y, x))
+    )
     zero = any(
         s.gaussian and linear_in_z(s) and abs(s.mean) < 1e-9 * s.second_moment**0.5 for s in (x, y)
     )
@@ -446,6 +449,9 @@ def _multiplied(
         return
     factor = _slope(call, states, place)
     for term in terms:
+        if name == "mul" and (found := _to_gate(call, term, states, place)) is not None:
+            yield found
+            continue
         yield Term((call.node.index, place, term.root), product(term.resolved(), factor))
 
 
@@ -455,15 +461,43 @@ def _along(call: Call, term: Term, states: Sequence[State], place: int) -> Term:
     Its table stays; where the operand is large, more (or less) of it arrives.
     """
     whole = call.states[call.node.outputs[0]]
-    if term.slope is None or term.source != ("law", whole.token) or linear_in_z(states[place]):
+    if len(states) != 2 or states[1 - place].value is not None:
+        return term
+    gated = _is_gated(call, place)
+    if term.slope is None or term.source != law(whole)[2]:
+        return term
+    if linear_in_z(states[place]) and not gated:
         return term
     x, y = states[place], states[1 - place]
     scales = _scales(call)
-    slope = seen_by(term.slope, whole, x, y, scales[place], scales[1 - place])
+    power = 1 if gated else 2  # a gate's gradient is a sum, in which means add up
+    slope = seen_by(term.slope, whole, x, y, scales[place], scales[1 - place], power)
     latent, _, source, _ = law(x)
     one, factor = align(term.resolved(), integrate(slope, latent)[0])
     rest = Table(one.dims, one.mean, one.pairs / np.maximum(factor.pairs, 1e-300))
     return Term((call.node.index, place, term.root), rest, slope, latent, source)
+
+
+def _is_gated(call: Call, place: int) -> bool:
+    """Whether an operand is a product with a gate that is repeated along some axis."""
+    node = call.graph.producer(call.node.inputs[place])
+    shapes = {call.states[i].shape for i in node.inputs} if node is not None else set()
+    return node is not None and node.name == "mul" and len(shapes) > 1
+
+
+def _to_gate(call: Call, term: Term, states: Sequence[State], place: int) -> Term | None:
+    """The gradient of a steady factor s of m = s y, where what arrives depends on m: y is m / E s.
+
+    The sum over what the factor multiplies has a mean: a gate behind is open more often where y is
+    large.
+    """
+    whole, gate = call.states[call.node.outputs[0]], states[place]
+    _, function, source, _ = law(whole)
+    if term.slope is None or term.source != source or not gate.mean or _varies(gate, 1e-2):
+        return None
+    factor = Affine(1 / gate.mean, 0.0)
+    slope, inner = term.slope, function or Affine(1.0, 0.0)
+    return replace(term, slope=_times(slope, lambda z: factor(inner(z))))
 
 
 def _times(first: Function, second: Function) -> Function:
