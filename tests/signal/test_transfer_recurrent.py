@@ -142,8 +142,9 @@ def test_equal_samples_stay_equal_and_others_keep_their_distance() -> None:
         signal = propagate(graph, stated, {graph.values[graph.inputs[0]].name: np.array(data)})
         state = signal[graph.outputs[0]]
         assert (state.covariance(0) < 0.95 * state.second_moment) == apart
-        assert state.covariance(0) > 0.0
-        if not apart:
+        if apart:
+            assert abs(state.covariance(0)) < 0.02 * state.second_moment
+        else:
             assert state.covariance(0) == pytest.approx(state.second_moment, rel=1e-9)
 
 

@@ -227,6 +227,17 @@ def _noise(shape: tuple[int, ...], generator: np.random.Generator) -> Array:
     return np.asarray(np.swapaxes(q, -1, -2) * np.sqrt(shape[-1]))
 
 
+def _mirrored(noise: Array, odd: Array) -> Array:
+    """Noise [..., mode, steps, units] four times: as it is, and with what is odd turned round.
+
+    Minus the noise changes the sign of both samples, swapped modes that of one if the two are
+    uncorrelated: then means and covariances that vanish by symmetry vanish exactly.
+    """
+    swapped = np.where(odd, np.flip(noise, -3), noise)
+    sign = np.where(odd, -1.0, 1.0)
+    return np.concatenate([noise, sign * noise, swapped, sign * swapped], -1)
+
+
 def run(
     cell: Cell,
     weights: Weights,
@@ -245,22 +256,23 @@ def run(
         generator: the source of the draws.
     """
     drive, (p, t) = weights.driven(x), (len(cell.odd), len(x.mean))
-    half = max(min(_UNITS, _NUMBERS // (_GROUPS * p * 2 * t)) // 2, 32)
-    sign = np.where(cell.odd, -1.0, 1.0)[:, None, None, None, None]
-    noise = _noise((p, _GROUPS, 2, t, half), generator)
-    walk = Walk(np.concatenate([noise, sign * noise], -1))
-    level = np.sqrt(start[:, None, 1:, None])
-    begin = level * generator.standard_normal((cell.states, _GROUPS, 2, half))
-    begin = np.concatenate([begin, -begin], -1)
+    quarter = max(min(_UNITS, _NUMBERS // (_GROUPS * p * 2 * t)) // 4, 32)
+    noise = _noise((p, _GROUPS, 2, t, quarter), generator)
+    odd = np.reshape(cell.odd, (p, 1, 1, 1, 1))
+    walk = Walk(_mirrored(noise, odd))
+    begin = _noise((_GROUPS, 2 * cell.states, quarter), generator)
+    begin = np.moveaxis(begin.reshape(_GROUPS, cell.states, 2, 1, quarter), 1, 0)
+    begin = _mirrored(begin, np.ones((), dtype=bool))[..., 0, :] * np.sqrt(start[:, None, 1:, None])
     states = [_turned(begin) + start[:, :1, None, None]]
     same, other = (fan_in * weights.hidden[:, i] for i in (0, 1))
-    kept = np.zeros((_GROUPS, 2, t, 2 * half))
+    units = 4 * quarter
+    kept = np.zeros((_GROUPS, 2, t, units))
     means = np.zeros((_GROUPS, t))
     pre = []
     for s in range(t):
         kept[:, :, s] = _turned(states[-1][0])
         means[:, s] = states[-1][0].mean(axis=(1, 2))
-        row = (kept[:, :, : s + 1] @ kept[:, :, s, :, None])[..., 0] / (2 * half)
+        row = (kept[:, :, : s + 1] @ kept[:, :, s, :, None])[..., 0] / units
         row = drive[:, None, :, s, : s + 1] + same[:, None, None, None] * row
         apart = 2 * (fan_in - 1) * means[:, : s + 1] * means[:, s, None]
         row[:, :, 0] += other[:, None, None] * apart
@@ -296,23 +308,26 @@ def back(
     """
     t, p, groups, _, units = path.pre.shape
     reach = fan_out * path.weights.hidden[:, 0, None, None, None]
-    walk = Walk(_noise((groups, 2, t + 1, units), generator))
+    noise = _noise((groups, 2, t + 1, units), generator)
+    walk = Walk(np.concatenate([noise, np.flip(noise, 1)], -1))  # see `_mirrored`
     outside = np.zeros((2, t + 1, t + 1))
     outside[:, :t, :t] = arriving[:, ::-1, ::-1]
     outside[:, 0, 0] += last[0]
-    level = np.sqrt(last[:, None, :, None])
-    along = _turned(level * generator.standard_normal((len(last), groups, 2, units)))
+    along = _noise((groups, 2 * len(last), units), generator).reshape(groups, -1, 2, units)
+    along = np.moveaxis(np.concatenate([along, np.flip(along, 2)], -1), 1, 0)
+    along = _turned(along * np.sqrt(last[:, None, :, None]))
     along[0] = 0.0  # drawn with the output
-    kept = np.zeros((p, groups, 2, t, units))
+    kept = np.zeros((p, groups, 2, t, 2 * units))
     for s in range(t + 1):
         row = np.broadcast_to(outside[:, s, : s + 1], (groups, 2, s + 1)).copy()
         if s:
-            met = (kept[:, :, :, :s] @ kept[:, :, :, s - 1, :, None])[..., 0] / units
+            met = (kept[:, :, :, :s] @ kept[:, :, :, s - 1, :, None])[..., 0] / (2 * units)
             row[..., 1:] += (reach * met).sum(0)
         along[0] += _turned(walk.next(row))
         if s < t:
-            old, new = path.states[t - 1 - s], path.states[t - s]
-            pre, along = path.cell.back(path.pre[t - 1 - s], old, new, along)
+            drawn = path.pre[t - 1 - s], path.states[t - 1 - s], path.states[t - s]
+            gates, old, new = (np.concatenate([x, x], -1) for x in drawn)
+            pre, along = path.cell.back(gates, old, new, along)
             kept[:, :, :, s] = _turned(pre)
-    gram = (kept @ np.swapaxes(kept, -1, -2)).mean(1) / units
+    gram = (kept @ np.swapaxes(kept, -1, -2)).mean(1) / (2 * units)
     return Slopes(gram[..., ::-1, ::-1], (_turned(along) ** 2).mean(axis=(1, 3)))
