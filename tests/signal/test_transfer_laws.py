@@ -170,3 +170,24 @@ def test_the_gradient_of_a_gate_adds_up_over_positions() -> None:
     found = simulate(Gated(128), (8, 128, 128), (8, 128), draws=16)
     number = found.gradient("gate.weight")
     assert number.agrees(), number
+
+
+class Averaged(nn.Module):
+    """relu(w x), averaged over positions."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first, self.last = (nn.Linear(width, width, bias=False) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(F.relu(self.first(x)).mean(1))
+
+
+def test_the_gradient_along_the_weight_itself_adds_up_over_positions() -> None:
+    found = simulate(Averaged(64), (8, 256, 64), draws=24)
+    number = found.gradient("first.weight")
+    assert number.agrees(), number
+    halves = 1 / 2  # the share of open gates: without what adds up, half of E[g^2] E[x^2] per row
+    assert number.predicted > 1.5 * 8 * 256 * halves * found.signal.gradient(
+        found.signal.graph.values[found.last("relu")]
+    )

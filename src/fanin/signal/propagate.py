@@ -16,6 +16,7 @@ from fanin.signal.state import ASSUMED, CLOSED, Given, State, Statement, law
 from fanin.signal.table import Table
 from fanin.signal.transfer import BACKWARD, FORWARD, Call
 from fanin.signal.transfer.call import Backward, Forward, Term, gathered, total
+from fanin.signal.transfer.linear import along_own
 from fanin.signal.transfer.pointwise import pointwise, pointwise_back
 from fanin.signal.transfer.sampled import sampled, sampled_back
 from fanin.signal.transfer.shape import passed_on
@@ -324,8 +325,18 @@ def _sent_back(
             gradients[i] if parts else None for i, parts in zip(node.outputs, arriving, strict=True)
         ]
         found = rule(call, grads) if rule is not None else sampled_back(call, grads)
+        own = call.index("weight") if node.name in ("linear", "convolution") else None
         for place, (index, part) in enumerate(found):
+            if index == own and isinstance(part, Table):
+                part = _raised(part, along_own(call, arriving[0], prod(part.shape[1:])))
             yield index, part if isinstance(part, Term) else Term((node.index, place), part)
+
+
+def _raised(table: Table, extra: float) -> Table:
+    """A gradient with so much more in the second moment of each element."""
+    pairs = table.pairs.copy()
+    pairs[(0,) * len(table.factors)] += max(extra, -0.9 * table.second_moment)
+    return Table(table.dims, table.mean, pairs)
 
 
 def _wanted(value: Value) -> bool:

@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from fanin.signal.state import CLOSED, State
+from fanin.signal.state import CLOSED, State, integrate, law
 from fanin.signal.table import Table, add, product
-from fanin.signal.transfer.call import Call, Gradients, backward, forward, reduced_to
+from fanin.signal.transfer.call import Call, Gradients, Term, backward, forward, reduced_to
 from fanin.signal.transfer.causal import averaged, matmul, transposed
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from fanin.signal.state import Function
 
 # From this many independent terms on a sum counts as Gaussian.
 _MANY = 8
@@ -59,6 +65,34 @@ def _outer(g: Table, x: Table) -> Table:
     """Sums over all rows of g_o x_i: the gradient of a weight [out, in]."""
     whole = product(g.unsqueeze(len(g.dims)), x.unsqueeze(len(x.dims) - 1))
     return whole.sum(tuple(range(len(whole.dims) - 2)))
+
+
+def along_own(call: Call, terms: Sequence[Term], fan_in: int) -> float:
+    """What the gradient of a weight has more along the weight itself, on average over its elements.
+
+    *Definition.* Of the sum of g x over rows the part along w_o is the sum of g h / |w|, with
+    h = w_o x. Where g = r f'(h) it is no product of independent numbers, and over many rows its
+    mean adds up: (E[(sum g h)^2] - the same for g and h independent) / (fan_in |w|^2).
+    """
+    whole, weight = call.states[call.node.outputs[0]], call["weight"]
+    latent, function, source, _ = law(whole)
+    if function is not None or not whole.gaussian or abs(weight.mean) > 0:
+        return 0.0
+    mean, extra = whole.mean, 0.0
+    channel = 1 if "conv" in call.node.name else len(whole.shape) - 1
+    rows = tuple(d for d in range(len(whole.shape)) if d != channel)
+    for term in terms:
+        if term.slope is None or term.source != source:
+            continue
+        slope = term.slope
+
+        def both(z: np.ndarray, slope: Function = slope) -> np.ndarray:
+            return slope(z) * (z - mean)
+
+        joint = product(term.table, integrate(both, latent)[0]).sum(rows)
+        apart = product(term.resolved(), latent + -mean).sum(rows)
+        extra += joint.second_moment - apart.second_moment
+    return float(extra / (fan_in**2 * max(weight.variance, 1e-300)))
 
 
 @forward("mm", "bmm", "matmul")
