@@ -13,7 +13,7 @@ from torch import nn
 
 import fanin
 from fanin import draw
-from fanin.errors import NotCoveredError
+from fanin.errors import ArgumentError, NotCoveredError
 from fanin.planning.auto import judge
 from fanin.planning.plan import Centre, Plan
 from fanin.theory import rules
@@ -464,3 +464,39 @@ def test_an_average_of_independent_positions_is_not_made_up_for() -> None:
     # 1/1024 of the variance is left, 1/10 is counted: 16 std^2 0.1 = 1; eps of the norm: 1e-5
     np.testing.assert_allclose(plan["squeeze.weight"].std, math.sqrt(10 / 16), rtol=1e-5)
     np.testing.assert_allclose(plan["excite.weight"].std, math.sqrt(2 / 16), rtol=1e-5)
+
+
+@pytest.mark.parametrize("f", [nn.Sigmoid, nn.GELU, nn.ReLU])
+def test_orthogonal_draws_keep_the_signal_of_a_shaped_network(f: type[nn.Module]) -> None:
+    torch.manual_seed(0)
+    model = net.mlp(50, f(), 128, 128, 128)
+    x = torch.randn(256, 128)
+    plan = fanin.init_(model, x, rule={"rule": "shaped", "draws": "orthogonal"}, seed=0)
+    values = plan["2.weight"].values
+    assert isinstance(values, draw.Orthogonal)
+    assert plan.rule == "shaped(draws='orthogonal')"
+    weight = model[2].weight.detach().double()
+    one = torch.eye(128, dtype=torch.float64) * values.gain**2
+    assert (weight.T @ weight - one).abs().max() < 2e-6 * values.gain**2
+    y = model(x)
+    y.mul(torch.randn_like(y)).sum().backward()
+    first, last = (model[i].weight.grad.square().mean() for i in (2, 96))
+    assert 0.5 < y.square().mean() < 2
+    assert 0.5 < first / last < 2
+
+
+def test_kernels_are_orthogonal_by_group() -> None:
+    layers = [nn.Conv2d(3, 16, 3), nn.SiLU(), nn.Conv2d(16, 16, 3, groups=2), nn.SiLU()]
+    model = nn.Sequential(*layers, nn.Conv2d(16, 4, 3))
+    plan = fanin.plan(model, fanin.spec((2, 3, 9, 9)), rule={"rule": "auto", "draws": "orthogonal"})
+    values = plan["2.weight"].values
+    assert isinstance(values, draw.Orthogonal)
+    assert values.groups == 2
+    normal = fanin.plan(model, fanin.spec((2, 3, 9, 9)))["2.weight"].std
+    assert plan["2.weight"].std == pytest.approx(normal, rel=1e-12)
+
+
+def test_a_draw_that_does_not_exist_is_refused() -> None:
+    with pytest.raises(ArgumentError) as error:
+        fanin.plan(nn.Linear(2, 2), fanin.spec((2, 2)), rule={"rule": "auto", "draws": "normals"})
+    assert str(error.value) == "rule draws: expected one of normal, orthogonal, got 'normals'"

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from fanin.errors import FaninError
-from fanin.planning.choice import Choice, normal
+from fanin.planning.choice import Choice, Draws, drawn_as, normal
 from fanin.planning.plan import Stretch
 from fanin.planning.roles import Scene, Weight
 from fanin.planning.ruled import (
@@ -111,16 +111,19 @@ class Auto:
     Args:
         plain: the rule for plain stretches: "auto" to judge, or the name of a rule.
         parameters: of that rule.
+        draws: "normal", or "orthogonal": matrices and kernels of orthogonal rows or columns.
     """
 
     plain: str = "auto"
     parameters: Mapping[str, Any] = field(default_factory=dict)
+    draws: Draws = "normal"
     needs_signal: bool = field(default=True, init=False)
 
     @property
     def name(self) -> str:
         """The rule with its parameters."""
-        return spelled(self.plain, self.parameters)
+        drawn = {} if self.draws == "normal" else {"draws": self.draws}
+        return spelled(self.plain, {**self.parameters, **drawn})
 
     @cached_property
     def _activations(self) -> Activations:
@@ -153,8 +156,8 @@ class Auto:
             return None
         decision = self._decisions.get(weight.path)
         if decision is not None and decision.rule in _CENTRING:
-            return self._centring(weight, scene, decision)
-        return self._moment(weight, scene)
+            return drawn_as(self.draws, weight, self._centring(weight, scene, decision))
+        return drawn_as(self.draws, weight, self._moment(weight, scene))
 
     # --- second moments ------------------------------------------------------------------------
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass, field, replace
+from typing import Literal, Protocol
 
 from fanin import draw
 from fanin.planning.plan import LEFT_ALONE, Stretch, Values
@@ -106,3 +106,22 @@ def normal(std: float) -> draw.Normal:
 def uniform(std: float) -> draw.Uniform:
     """The uniform distribution of mean 0 with this standard deviation."""
     return draw.Uniform(-math.sqrt(3) * std, math.sqrt(3) * std)
+
+
+Draws = Literal["normal", "orthogonal"]
+
+
+def drawn_as(draws: Draws, weight: Weight, choice: Choice) -> Choice:
+    """A normal choice as a random orthogonal matrix or kernel whose weights have its mean square.
+
+    What is no matrix of its own (fused, transposed or stacked weights) stays normal.
+    """
+    use, values = weight.use, choice.values
+    if draws == "normal" or use is None or not isinstance(values, draw.Normal):
+        return choice
+    kernel = use.node.name == "convolution" and not use.node["transposed"]
+    if weight.projections or not (kernel or use.node.name == "linear"):
+        return choice
+    groups = int(use.node["groups"]) if kernel else 1
+    gain = values.std * math.sqrt(math.prod(weight.shape[1:]))
+    return replace(choice, values=draw.Orthogonal(gain, groups, keep="second_moment"))

@@ -6,13 +6,13 @@ import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, get_args
 
 from fanin import draw
-from fanin.errors import ArgumentTypeError, PlanError, UnknownNameError
+from fanin.errors import ArgumentError, ArgumentTypeError, PlanError, UnknownNameError
 from fanin.planning import recipes
 from fanin.planning.auto import Auto
-from fanin.planning.choice import Choice, Fixed, Keep, Method
+from fanin.planning.choice import Choice, Draws, Fixed, Keep, Method
 from fanin.planning.names import matches, near
 from fanin.planning.plan import Stack, Stretch
 from fanin.planning.roles import Scene, Weight
@@ -39,8 +39,8 @@ def method(rule: object, paths: Sequence[str] = ()) -> Method:
     Args:
         rule: a name; a distribution or a number; a recipe, or a callable without arguments that
             makes one (such as a `functools.partial`); a mapping with the key `recipe`, `rule` or
-            `kind` and parameters; or an ordered mapping of patterns to any of these, in which the
-            first match wins.
+            `kind` and parameters (a rule's own, and `draws`: "normal" or "orthogonal"); or an
+            ordered mapping of patterns to any of these, in which the first match wins.
         paths: the names that patterns must match.
 
     Raises:
@@ -81,7 +81,12 @@ def _by_name(name: str, parameters: Mapping[str, Any]) -> Method:
     if name in LITERAL:
         return Literal(name, dict(parameters))
     if name in ("auto", *rules.names()):
-        return Auto(name, dict(parameters))
+        draws = parameters.get("draws", "normal")
+        if draws not in get_args(Draws):
+            raise ArgumentError(
+                "rule draws", expected=f"one of {', '.join(get_args(Draws))}", got=repr(draws)
+            )
+        return Auto(name, {k: v for k, v in parameters.items() if k != "draws"}, draws)
     listed = difflib.get_close_matches(name, names(), n=3) or names()
     raise UnknownNameError(
         "rule",
