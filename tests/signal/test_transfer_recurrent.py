@@ -9,7 +9,8 @@ from tests.signal.simulation import Simulation, simulate
 from torch import Tensor, nn
 
 from fanin.signal.propagate import backward, propagate
-from fanin.signal.recurrence import Walk
+from fanin.signal.recurrence import CELLS as UNITS
+from fanin.signal.recurrence import Units, Walk, Weights, run
 from fanin.signal.state import Given
 from fanin.torch.tracing.trace import trace
 
@@ -177,3 +178,45 @@ def test_a_walk_has_its_covariance() -> None:
     drawn = np.stack([walk.next(covariance[t, : t + 1]) for t in range(5)])
     np.testing.assert_allclose(drawn @ drawn.T / 200, covariance, atol=1e-8)
     np.testing.assert_allclose(drawn[3], drawn[1], atol=1e-8)
+
+
+@pytest.mark.parametrize("name", UNITS)
+def test_a_unit_s_derivative_against_differences(name: str) -> None:
+    cell, rng = UNITS[name], np.random.default_rng(0)
+    pre = rng.standard_normal((len(cell.odd), 7))
+    old, d = rng.standard_normal((2, cell.states, 7))
+    found = cell.back(pre, old, cell.step(pre, old), d)
+    step = 1e-6
+    for which, start in enumerate((pre, old)):
+        for i in range(len(start)):
+            moved = np.zeros_like(start)
+            moved[i] = step
+            up, down = (
+                cell.step(*((pre + s * moved, old) if which == 0 else (pre, old + s * moved)))
+                for s in (1, -1)
+            )
+            slope = ((up - down) / (2 * step) * d).sum(0)
+            np.testing.assert_allclose(found[which][i], slope, atol=1e-8)
+
+
+def test_the_stated_error_is_that_of_other_draws() -> None:
+    cell, steps = UNITS["gru"], 8
+    matrix, bias = np.tile([1 / 64, 0.0], (4, 1)), np.zeros((4, 2))
+    weights, eye = Weights(matrix, matrix, bias), np.eye(steps)
+    x = Units(64, np.zeros(steps), np.stack([eye, eye]), np.zeros((2, steps, steps)))
+    levels, said = [], []
+    for seed in range(16):
+        path = run(cell, weights, x, 64, np.zeros((1, 3)), np.random.default_rng(seed))
+        levels.append(path.units(64).gram.trace(axis1=1, axis2=2).sum())
+        said.append(path.error)
+        assert abs(path.units(64).mean).max() < 1e-12  # exactly zero by symmetry
+    spread = np.std(levels, ddof=1) / np.mean(levels)
+    assert 0.5 < np.mean(said) / spread < 2.0
+
+
+def test_projected_outputs_are_run_on_draws() -> None:
+    torch.manual_seed(0)
+    model = Outputs(nn.LSTM(32, 64, batch_first=True, proj_size=16))
+    found = simulate(model, (8, 6, 32), draws=20)
+    assert found.forward("lstm").agrees(share=0.08)
+    assert [how.startswith("sampled ±") for _, how in found.signal.doubts()] == [True]

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-_GROUPS, _UNITS, _NUMBERS = 4, 1024, 1 << 23
+# Groups of units, each a mean field of its own; units of a group; units times steps that are used
+# where there are few steps; numbers that are kept at most.
+_GROUPS, _UNITS, _VISITS, _NUMBERS = 4, 512, 1 << 14, 1 << 23
 _SINGULAR = 1e-8  # below this share of its variance a step adds nothing new to those before it
 
 
@@ -256,7 +258,8 @@ def run(
         generator: the source of the draws.
     """
     drive, (p, t) = weights.driven(x), (len(cell.odd), len(x.mean))
-    quarter = max(min(_UNITS, _NUMBERS // (_GROUPS * p * 2 * t)) // 4, 32)
+    most = _NUMBERS // (_GROUPS * p * 2 * t)
+    quarter = max(min(max(_UNITS, _VISITS // t), most) // 4, 32)
     noise = _noise((p, _GROUPS, 2, t, quarter), generator)
     odd = np.reshape(cell.odd, (p, 1, 1, 1, 1))
     walk = Walk(_mirrored(noise, odd))
