@@ -60,10 +60,11 @@ def test_layers_against_simulation(name: str) -> None:
     for node in found.graph.nodes:
         value = found.graph.values[node.outputs[0]]
         if value.floating and value.varying:
-            assert found.forward(node.name).agrees(share=0.02), node
+            # what a norm makes is the same in every draw, up to its eps and float32
+            assert found.forward(node.name).agrees(share=1e-4), node
     for parameter, tensor in model.named_parameters():
         if tensor.ndim > 1:
-            assert found.gradient(parameter).agrees(share=0.12), parameter
+            assert found.gradient(parameter).agrees(), parameter
 
 
 class Attention(nn.Module):
@@ -82,15 +83,17 @@ class Attention(nn.Module):
 @pytest.mark.parametrize("causal", [False, True])
 def test_attention_averages_values(causal: bool) -> None:
     found = simulate(Attention(causal), (8, 12, 64), draws=24)
-    assert found.forward("scaled_dot_product_attention").agrees(share=0.08)
+    assert found.forward("scaled_dot_product_attention").agrees()
     for i in range(4):
-        assert found.gradient(f"parts.{i}.weight").agrees(share=0.33), i
+        # theory of infinite width: the mean of what attention sees leans towards the query by
+        # 1/width of the variance, beside 1/keys or more, and gradients of logits have its square
+        assert found.gradient(f"parts.{i}.weight").agrees(share=0.15), i
 
 
 def test_causal_attention_twice_keeps_pairs_of_positions() -> None:
     model = nn.Sequential(Attention(True), nn.RMSNorm(64), Attention(True))
     found = simulate(model, (8, 16, 64), draws=24)
-    assert found.forward("scaled_dot_product_attention").agrees(share=0.06)
+    assert found.forward("scaled_dot_product_attention").agrees()
     state = found.signal[found.last("scaled_dot_product_attention")]
     profile = state.table.same.ravel()
     assert (np.diff(profile) < 0).all()  # later positions average more values
@@ -116,4 +119,4 @@ def test_equal_tokens_give_equal_rows() -> None:
     model = nn.Sequential(nn.Embedding(4, 32), nn.Flatten(), nn.Linear(128, 8, bias=False))
     found = simulate(model, tokens, draws=60, variances={"0.weight": 1.0})
     assert found.signal[found.last("embedding")].covariance(1) == pytest.approx(1 / 3)
-    assert found.gradient("0.weight").agrees(share=0.05)
+    assert found.gradient("0.weight").agrees()

@@ -54,7 +54,7 @@ def test_maxima_are_order_statistics(
     nn.init.zeros_(convolution.bias)
     found = simulate(nn.Sequential(convolution, pool), shape)
     name = found.graph.nodes[-1].name
-    assert found.forward(name).agrees(share=0.03)  # itself sampled, to about 1%
+    assert found.forward(name).agrees()
     assert found.signal[found.graph.outputs[0]].how.startswith("sampled ±")
 
 
@@ -92,7 +92,7 @@ def test_a_norm_written_out_has_unit_output(centred: bool) -> None:
     found = simulate(HandNorm(centred), (32, 64))
     assert found.forward("linear").predicted == pytest.approx(1.0, rel=1e-4)
     assert found.forward("linear").agrees()
-    assert found.gradient("before.weight").agrees(share=0.05)
+    assert found.gradient("before.weight").agrees()
 
 
 class Gated(nn.Module):
@@ -109,7 +109,7 @@ def test_gated_units_multiply_second_moments() -> None:
     found = simulate(Gated(), (64, 64))
     assert found.forward("mul").predicted == pytest.approx(0.355775, rel=1e-4)  # E[silu(z)^2]
     assert found.forward("linear").agrees()
-    assert found.gradient("up.weight").agrees(share=0.03)
+    assert found.gradient("up.weight").agrees()
 
 
 def test_transposed_convolution_divides_by_the_stride() -> None:
@@ -133,7 +133,7 @@ class Reused(nn.Module):
 def test_a_reused_weight_adds_the_gradients_of_its_uses() -> None:
     found = simulate(Reused(), (64, 128))
     assert found.forward("linear").agrees()
-    assert found.gradient("layer.weight").agrees(share=0.1)
+    assert found.gradient("layer.weight").agrees()
 
 
 def test_softmax_spreads_by_the_variance_within_rows() -> None:
