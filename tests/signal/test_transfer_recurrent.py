@@ -220,3 +220,21 @@ def test_projected_outputs_are_run_on_draws() -> None:
     found = simulate(model, (8, 6, 32), draws=20)
     assert found.forward("lstm").agrees(share=0.08)
     assert [how.startswith("sampled ±") for _, how in found.signal.doubts()] == [True]
+
+
+class Averaged(nn.Module):
+    """The average over samples of a layer's outputs: one gradient reaches them all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.LSTM(48, 128)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x)[0].mean(1)
+
+
+def test_a_gradient_that_samples_share() -> None:
+    torch.manual_seed(0)
+    model = Averaged()
+    found = simulate(model, torch.randn(6, 1, 48).expand(6, 8, 48).contiguous(), draws=12)
+    _agree(model, found, "lstm", 0.06)
