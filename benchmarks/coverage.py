@@ -300,7 +300,8 @@ the plan alone. torch {torch.__version__}, {platform.machine()}.
 - *weights*: matrices and kernels. *x1.5*: share whose gradient's second moment is predicted within
   a factor 1.5.
 - *sampled*: operations that no rule covers, and that were run on samples of the incoming state.
-- *trace*, *predict*: seconds on one shared core; *date*: of the run.
+- *trace*, *predict*: seconds on one shared core; *date*: of the run; *earlier code*: a run before
+  the last change of the rules, to be repeated.
 
 | model | parameters | operations | tensors | 10% | x1.5 | weights | x1.5 | sampled | trace \
 | predict | date |
