@@ -500,3 +500,20 @@ def test_a_draw_that_does_not_exist_is_refused() -> None:
     with pytest.raises(ArgumentError) as error:
         fanin.plan(nn.Linear(2, 2), fanin.spec((2, 2)), rule={"rule": "auto", "draws": "normals"})
     assert str(error.value) == "rule draws: expected one of normal, orthogonal, got 'normals'"
+
+
+def test_a_transposed_convolution_takes_the_mean_out_at_every_tap() -> None:
+    """Each of its outputs sees one of the 2 x 2 taps here, so no bias could."""
+    layers: list[nn.Module] = [nn.Conv2d(3, 64, 3)]
+    for _ in range(3):
+        layers += [nn.ReLU(), nn.ConvTranspose2d(64, 64, 2, stride=2)]
+    model = nn.Sequential(*layers)
+    x = torch.randn(8, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+    plan = fanin.init_(model, x, rule="centred", seed=0)
+    centre = plan["2.weight"].centre
+    assert centre is not None
+    assert centre.weight == "2.weight"
+    weight = model[2].weight.detach()
+    assert weight.sum(0).abs().max() < 1e-4 * weight.abs().max()
+    second = model[:5](x).square().mean().item()
+    assert second == pytest.approx(1.0, rel=0.2)

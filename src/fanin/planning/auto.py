@@ -218,7 +218,7 @@ class Auto:
             return _Decision("second_moment", {}, stretch)
         lost = f"second_moment: {plain}" if plain is not None else "second_moment does not apply"
         missing = next((w.path for w in members if _lacks_bias(w, scene)), None)
-        alone = next((w.path for w in members if _is_padded(w) and not _can_sum_to_zero(w)), None)
+        alone = next((w.path for w in members if _misses_taps(w) and not _can_sum_to_zero(w)), None)
         if alone is not None and plain is not None and plain.forward_and_back:
             reason = f"{shown}; {lost}; {alone} reads one channel a unit, so at the border nothing"
             reason += " takes its mean out"
@@ -271,13 +271,13 @@ class Auto:
             return Choice(decision.rule, reason, normal(std), reads.how, beta, noise)
         rule = self._solved(weight, source.function, decision)
         shown, centre = self._shown(source.function), rule.centre
-        by_weight = _is_padded(weight) or _lacks_bias(weight, scene, head=True)
+        by_weight = _misses_taps(weight) or _lacks_bias(weight, scene, head=True)
         counts = centre**2 > 1e-12 * float(rule.moments.variance)
         zero_sum = by_weight and counts and _can_sum_to_zero(weight)
         spread, how = float(rule.moments.variance), rule.exactness
         if source.pooled:
             centre, spread, how = reads.mean, reads.variance, reads.how
-        elif _is_padded(weight):  # what fell on padding is missing, and less so near the border
+        elif _misses_taps(weight):  # what fell on padding is missing, and less so near the border
             spread, how = reads.second_moment - centre * (2 * reads.mean - centre), reads.how
         variance = rule.weight_variance_times_fan_in * float(rule.moments.variance)
         if weight.role == "head":
@@ -296,7 +296,7 @@ class Auto:
         reads = scene.reads(weight)
         spread = reads.variance if reads.variance > 0 else 1.0
         target = HEAD if weight.role == "head" else after.first_variance if after else 1.0
-        by_weight = _is_padded(weight) or _lacks_bias(weight, scene, head=True)
+        by_weight = _misses_taps(weight) or _lacks_bias(weight, scene, head=True)
         zero_sum = by_weight and _can_sum_to_zero(weight)
         beta, noise = (after.bias, math.sqrt(after.bias_variance)) if after else (0.0, 0.0)
         std = math.sqrt(target / (weight.fans.fan_in * spread))
@@ -446,12 +446,15 @@ def _can_sum_to_zero(weight: Weight) -> bool:
     return math.prod(sizes) // groups > 1
 
 
-def _is_padded(weight: Weight) -> bool:
-    """Whether an operation pads what an activation made with zeros."""
+def _misses_taps(weight: Weight) -> bool:
+    """Whether some outputs see fewer taps than others, so that no bias takes one mean out of all.
+
+    So it is where zeros are padded to what an activation made, and with transposed convolutions.
+    """
     assert weight.use is not None
     node = weight.use.node
     source = weight.source
     behind = source is not None and (source.function is not None or source.before == "other")
     if node.name != "convolution" or not behind:
         return False
-    return any(node["padding"]) and not node["transposed"]
+    return bool((node["transposed"] and math.prod(weight.shape[2:]) > 1) or any(node["padding"]))
