@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fanin
+from activations import ACTIVATIONS
 from fanin.errors import FaninError
 from record import record
 
@@ -33,31 +34,7 @@ LOW, HIGH, COSINE = 0.5, 2.0, 0.9
 Function = Callable[[Tensor], Tensor]
 
 
-def square(x: Tensor) -> Tensor:
-    """x^2."""
-    return x * x
-
-
-def mish_by_hand(x: Tensor) -> Tensor:
-    """x tanh(softplus(x))."""
-    return x * torch.tanh(F.softplus(x))
-
-
-ACTIVATIONS: dict[str, Function] = {
-    "relu": F.relu,
-    "tanh": torch.tanh,
-    "sigmoid": torch.sigmoid,
-    "gelu": F.gelu,
-    "silu": F.silu,
-    "softplus": F.softplus,
-    "elu": F.elu,
-    "mish": F.mish,
-    "sin": torch.sin,
-    "hardswish": F.hardswish,
-    "x^2": square,
-    "x·t(s)": mish_by_hand,
-}
-DKS_NAMES = {"gelu": "gelu_exact", "x^2": "square"}
+DKS_NAMES = {"gelu": "gelu_exact"}
 
 
 class Plain(nn.Module):

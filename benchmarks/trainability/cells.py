@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from benchmarks.trainability.activations import ACTIVATIONS, BY_HAND
+from benchmarks.activations import ACTIVATIONS, BY_HAND
 
 Family = Literal["plain", "conv", "residual", "gpt", "gpt without norm"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from benchmarks.trainability.activations import ACTIVATIONS
+from benchmarks.activations import ACTIVATIONS
 from benchmarks.trainability.cells import (
     DEPTHS,
     PHASE_BIAS,

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from benchmarks.activations import ACTIVATIONS
 from benchmarks.trainability import language
-from benchmarks.trainability.activations import ACTIVATIONS
 from benchmarks.trainability.cells import Cell
 from benchmarks.trainability.convolutional import Conv, Residual, Stacked
 from benchmarks.trainability.networks import Plain, stacked

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.activations import ACTIVATIONS
 from benchmarks.trainability import figures
-from benchmarks.trainability.activations import ACTIVATIONS
 from benchmarks.trainability.cells import DEPTHS, PLAIN, SETS
 from benchmarks.trainability.run import cost, duration
 from benchmarks.trainability.starts import STARTS

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from benchmarks.trainability.activations import ACTIVATIONS, BY_HAND
+from benchmarks.activations import ACTIVATIONS, BY_HAND
 from benchmarks.trainability.networks import Elementwise, Norm
 from torch import Tensor, nn
 

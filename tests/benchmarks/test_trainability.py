@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 import torch
+from benchmarks.activations import ACTIVATIONS
 from benchmarks.trainability import __main__ as command
 from benchmarks.trainability import language, measure, report, run, table
-from benchmarks.trainability.activations import ACTIVATIONS
 from benchmarks.trainability.cells import PLAIN, SETS, Cell, quick
 from benchmarks.trainability.convolutional import Conv, Stacked
 from benchmarks.trainability.networks import Plain, stacked
