@@ -28,9 +28,15 @@ def machine() -> str:
 
 
 def versions(*packages: str) -> str:
-    """Versions of Python and of some packages in one line."""
-    found = [f"{name} {importlib.metadata.version(name)}" for name in packages]
-    return ", ".join([f"Python {platform.python_version()}", *found])
+    """Versions of Python and of some packages in one line; what is not installed says so."""
+    return ", ".join([f"Python {platform.python_version()}", *map(_version, packages)])
+
+
+def _version(package: str) -> str:
+    try:
+        return f"{package} {importlib.metadata.version(package)}"
+    except importlib.metadata.PackageNotFoundError:
+        return f"no {package}"
 
 
 def record(

@@ -122,8 +122,12 @@ def test_orthogonal_shaping_keeps_the_size_of_the_weights() -> None:
 
 
 def test_what_a_peer_does_not_know_is_said() -> None:
+    pytest.importorskip("dks", reason="peers are in the extra `benchmarks`")
     with pytest.raises(UnsupportedError, match=r"^dks 0\.1\.2 does not take it in torch$"):
         transformed("square", "DKS", 3)
+
+
+def test_what_a_rule_does_not_cover_is_said() -> None:
     assert measure.measure(replace(SMALL, start="kumar", activation="square")) == {
         "unsupported": "f'(0) = 0"
     }
