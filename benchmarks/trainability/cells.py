@@ -133,8 +133,14 @@ def rivals() -> Iterator[Cell]:
         yield from (_core(f, name) for f in ACTIVATIONS if f != BY_HAND)
 
 
-def _core(activation: str, name: str) -> Cell:
-    return Cell("plain", activation, 100, name, rates=QUICK_RATES, seeds=(0,))
+def deep() -> Iterator[Cell]:
+    """Twice as deep, one seed; then fanin's row at depth 100 again with three."""
+    yield from (_core(f, "fanin", depth=200) for f in ACTIVATIONS)
+    yield from (_core(f, "fanin", seeds=(0, 1, 2)) for f in ACTIVATIONS)
+
+
+def _core(activation: str, name: str, *, depth: int = 100, seeds: tuple[int, ...] = (0,)) -> Cell:
+    return Cell("plain", activation, depth, name, rates=QUICK_RATES, seeds=seeds)
 
 
 def phase() -> Iterator[Cell]:
@@ -189,6 +195,7 @@ def full() -> Iterator[Cell]:
     """Everything."""
     yield from quick()
     yield from rivals()
+    yield from deep()
     yield from phase()
     yield from gpt()
     yield from conv()
@@ -201,6 +208,7 @@ SETS: dict[str, Callable[[], Iterator[Cell]]] = {
     "picture": picture,
     "quick": quick,
     "rivals": rivals,
+    "deep": deep,
     "phase": phase,
     "conv": conv,
     "residual": residual,
