@@ -186,6 +186,28 @@ def test_what_is_no_matrix_has_a_role_too() -> None:
     }
 
 
+class MultiQuery(nn.Module):
+    """Two query heads beside one key and one value, which are picked by a list of indices."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fused, self.out = nn.Linear(16, 32), nn.Linear(16, 16)
+        self.third = torch.tensor([2])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        heads = self.fused(x).unflatten(-1, (4, 8))
+        q, k, v = heads[..., :2, :], heads[..., self.third, :], heads[..., [3], :]
+        q, k, v = (y.transpose(1, 2).reshape(len(x), -1, x.shape[1], 8) for y in (q, k, v))
+        return self.out((torch.softmax(q @ k.mT / 8**0.5, -1) @ v).transpose(1, 2).flatten(2))
+
+
+def test_rows_of_a_fused_projection_are_followed_where_the_indices_are_known() -> None:
+    """Those of a list never reach the trace: then all rows are meant."""
+    read = scene(MultiQuery(), fanin.spec((2, 5, 16))).flow.projections["fused.weight"]
+    found = {p.part: (p.first, p.last) for p in read}
+    assert found == {"query": (0, 16), "key": (16, 24), "value": (0, 32)}
+
+
 @pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
 def test_recurrent_layers(kind: type[nn.RNNBase]) -> None:
     found = scene(kind(4, 6, num_layers=2, bidirectional=True), fanin.spec((5, 2, 4))).weights

@@ -486,9 +486,10 @@ class Flow:
             operands = self.data(node) if node is not None else []
             if node is None or not operands:
                 return
-            if node.view:
+            read = max(operands, key=lambda i: self.graph.values[i].size)
+            if node.view or self.graph.values[read].shape != self.graph.values[index].shape:
                 chain.append((node, node.outputs.index(index)))
-            index = max(operands, key=lambda i: self.graph.values[i].size)
+            index = read
             index = self.norms.get(index, index)
         first, last = self._channels(self.graph.values[index].shape, chain)
         offset = self._first_row(index)
@@ -515,7 +516,10 @@ class Flow:
         return int(rows.min())
 
     def _channels(self, shape: tuple[int, ...], chain: list[tuple[Node, int]]) -> tuple[int, int]:
-        """The range of the last axis that is left after a chain of views, told by following it."""
+        """The range of the last axis that is left after a chain of views and selections.
+
+        It is told by following labels; the whole axis where an operation does something else.
+        """
         whole = (0, shape[-1])
         if int(np.prod(shape, dtype=np.int64)) > _LABELLED:
             return whole
@@ -523,9 +527,12 @@ class Flow:
         if key not in self._labels:
             labels = np.broadcast_to(np.arange(shape[-1], dtype=np.int32), shape)
             for node, position in reversed(chain):
-                if node.kernel is None or len(node.inputs) != 1:
+                places = [self.graph.values[i].data for i in node.inputs[1:]]
+                follows = node.view or node.name in ("index", "index_select")
+                known = [x for x in places if x is not None]
+                if node.kernel is None or not follows or len(known) < len(places):
                     return whole
-                labels = node.kernel(np.ascontiguousarray(labels))[position]
+                labels = node.kernel(np.ascontiguousarray(labels), *known)[position]
             self._labels[key] = (int(labels.min()), int(labels.max()) + 1)
         return self._labels[key]
 
