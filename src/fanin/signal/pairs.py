@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fanin.signal.border import beside
 from fanin.signal.factors import boundaries
 
 if TYPE_CHECKING:
@@ -530,9 +531,10 @@ class Table:
             taps: index [output, tap] into the dimension; -1 where the tap falls outside (zero).
         """
         table = self.own(dim % len(self.dims))
-        mean, same, differ, _, _ = table._parts(dim)
-        size, within = taps.shape[0], (taps >= 0).astype(float)
-        partners = within * (within.sum(0) - 1) / max(size - 1, 1)
+        mean, same, differ, _, a = table._parts(dim)
+        size, within, n = taps.shape[0], (taps >= 0).astype(float), table.factors[a]
+        level = np.moveaxis(table.same, a, -1).reshape(-1, table.same.shape[a]).mean(0)
+        partners = beside(taps, np.broadcast_to(np.maximum(level, 0.0), (n,)))
 
         def over(x: Array, weight: Array) -> Array:
             long = x[..., np.maximum(taps, 0)] if x.shape[-1] > 1 else x[..., None]
