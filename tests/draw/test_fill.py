@@ -62,6 +62,15 @@ def test_both_paths_have_the_same_bytes_at_length(force) -> None:
         assert whole(DISTRIBUTIONS[name], (300_001,)).tobytes() == plain.tobytes()
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_both_paths_multiply_in_the_same_order(dtype: str, force) -> None:
+    """Over several stripes of columns and pieces of rows, and tiles that are not full."""
+    force("plain")
+    plain = whole(draw.Orthogonal(), (331, 291), dtype)
+    force("compiled")
+    assert whole(draw.Orthogonal(), (331, 291), dtype).tobytes() == plain.tobytes()
+
+
 slices = st.builds(
     slice,
     st.integers(0, 9) | st.none(),

@@ -8,6 +8,7 @@ number of threads and no choice of columns.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -41,6 +42,10 @@ class Panel:
     t: Real
     signs: Real
 
+    def untouched(self, start: int) -> int:
+        """How many of STRIPE columns of the identity from `start` on the panel leaves alone."""
+        return min(STRIPE, max(0, self.first - start))
+
 
 def reflect(x: Real) -> tuple[Real, Real, Real]:
     """The reflections that take Gaussian rows x_j, from their column j on, to multiples of e_j.
@@ -72,7 +77,12 @@ def reflect(x: Real) -> tuple[Real, Real, Real]:
 
 
 def columns(
-    rows: int, first: int, last: int, panels: Iterator[Panel], apply: Callable[..., None]
+    rows: int,
+    first: int,
+    last: int,
+    panels: Iterator[Panel],
+    dtype: type[np.generic],
+    sweep: Callable[..., Real],
 ) -> Real:
     """Columns first to last - 1 of H_0 H_1 ... times the signs.
 
@@ -82,34 +92,50 @@ def columns(
         last: one beyond the last column.
         panels: from the one with reflection last - 1 down to that with reflection 0: the later
             ones leave these columns of the identity as they are.
-        apply: `apply_panel`, or its compiled form.
+        dtype: float32 or float64.
+        sweep: `sweep`, or its compiled form.
 
     Returns:
         An array [stripes, m, STRIPE].
     """
-    stripes = -(-(last - first) // STRIPE)
-    q: Real = np.empty(0)
-    for p in panels:
-        if q.size == 0:
-            q = np.zeros((stripes, rows, STRIPE), p.v.dtype)
-            c = np.arange(last - first)
-            q[c // STRIPE, first + c, c % STRIPE] = 1
-        for stripe in q:
-            apply(stripe[p.first :], p.v, p.minus, p.t)
-        low, high = max(first, p.first) - first, min(last, p.first + len(p.v)) - first
-        if high > low:
-            c = np.arange(low, high)
-            q[c // STRIPE, :, c % STRIPE] *= p.signs[c + first - p.first, None]
+    q = np.zeros((-(-(last - first) // STRIPE), rows, STRIPE), dtype)
+    before, products = None, [np.zeros((0, STRIPE), dtype)] * len(q)
+    for p in itertools.chain(panels, [None]):
+        if p is not None:
+            c = np.arange(max(first, p.first), min(last, p.first + len(p.v)))
+            q[(c - first) // STRIPE, c, (c - first) % STRIPE] = p.signs[c - p.first]
+        for i, stripe in enumerate(q):
+            products[i] = sweep(stripe, first + i * STRIPE, before, products[i], p)
+        before = p
     return q
 
 
-def apply_panel(q: Real, v: Real, minus: Real, t: Real) -> None:
-    """q := q - Vᵀ T V q, in place."""
-    w = np.zeros((len(v), q.shape[1]), q.dtype)
-    y = np.zeros_like(w)
-    _multiply_add(w, v, q)
-    _multiply_add(y, t, w)
-    _multiply_add(q, minus, y)
+def sweep(q: Real, start: int, before: Panel | None, y: Real, p: Panel | None) -> Real:
+    """Finish one panel, q := q - Vᵀ Y, and begin the next with Y := T V q, in one pass over q.
+
+    Columns that a panel leaves as they are, those of the identity, are not looked at.
+
+    Args:
+        q: some columns of the matrix, in place.
+        start: the number of the first.
+        before: the panel to finish.
+        y: what was returned when it was begun.
+        p: the panel to begin.
+
+    Returns:
+        Y of p.
+    """
+    if before is not None and before.untouched(start) < STRIPE:
+        some = slice(before.untouched(start), None)
+        _multiply_add(q[before.first :, some], before.minus, y[:, some])
+    if p is None:
+        return y
+    w, y = np.zeros((2, len(p.v), STRIPE), q.dtype)
+    if p.untouched(start) < STRIPE:
+        some = slice(p.untouched(start), None)
+        _multiply_add(w[:, some], p.v, q[p.first :, some])
+        _multiply_add(y, p.t, w)
+    return y
 
 
 def _multiply_add(c: Real, a: Real, b: Real) -> None:

@@ -7,6 +7,7 @@ import math
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -143,8 +144,8 @@ def _matrices(
 
 
 def _needed(indices: NDArray[np.int64], each: int) -> list[int]:
-    """The first columns of the groups in which the indices lie."""
-    return [int(g) * each for g in np.unique(indices // each)]
+    """The first columns of the groups in which the indices lie, the longest work first."""
+    return [int(g) * each for g in np.unique(indices // each)[::-1]]
 
 
 @dataclass(frozen=True)
@@ -176,20 +177,27 @@ class _Drawing:
 
     def columns(self, number: int, first: int, last: int) -> NDArray[Any]:
         """Columns first to last - 1 of one matrix, in stripes."""
-        kernels = kernels_for(self.size)
-        apply = kernels.apply_panel if kernels else householder.apply_panel
-        return householder.columns(self.long, first, last, self._panels(number, last), apply)
+        panels, sweep = self._panels(number, last), _arithmetic(self.size).sweep
+        return householder.columns(self.long, first, last, panels, self.dtype, sweep)
 
     def _panels(self, number: int, last: int) -> Iterator[Panel]:
         """The panels that columns up to last need, the last one first."""
-        kernels = kernels_for(self.size)
-        reflect = kernels.reflect if kernels else householder.reflect
+        reflect = _arithmetic(self.size).reflect
         base = number * self.long * self.short
         for first in range((last - 1) // PANEL * PANEL, -1, -PANEL):
             vectors = np.arange(first, min(first + PANEL, self.short))
             x = np.empty((len(vectors), self.long - first), self.dtype)
             normals(x, self.source, base + vectors * self.long + first)
             yield Panel(first, x, *reflect(x))
+
+
+def _arithmetic(size: int) -> ModuleType:
+    """`householder`, or its compiled form where that is worth its import."""
+    if kernels_for(size) is None:
+        return householder
+    from fanin.draw import reflections
+
+    return reflections
 
 
 def _place(
