@@ -22,7 +22,7 @@ from fanin.theory.activation import names
 from fanin.theory.maps import variance_map
 
 TABLE = json.loads((Path(__file__).parents[1] / "reference" / "rules.json").read_text())
-PARAMETERS = {"shaped": {"depth": 20}}
+PARAMETERS = {"shaped": {"depth": 20}, "mirrored": {"depth": 20}}
 JUMPS = {"hardshrink", "sign", "step"}
 KINKED_OR_FLAT_AT_ZERO = {
     *("abs", "cos", "gaussian", "leaky_relu", "penalized_tanh", "prelu", "relu6", "relu^2"),
@@ -34,6 +34,7 @@ REFUSED = {
     "he": set(names()) - HOMOGENEOUS,
     "backward": JUMPS,
     "shaped": JUMPS,
+    "mirrored": JUMPS,
     "critical": {
         *("sigmoid", "hardsigmoid", "logsigmoid", "softplus", "squareplus", "exp"),
         *("square", "relu^2", "x^3", "tanhshrink", "cos", "sinc", "gaussian", "selu"),

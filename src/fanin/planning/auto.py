@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from fanin.errors import FaninError
-from fanin.planning.choice import Choice, Draws, drawn_as, normal
-from fanin.planning.plan import Stretch
+from fanin import draw
+from fanin.errors import FaninError, NotCoveredError
+from fanin.planning.choice import Choice, Draws, centre_stays_inside, drawn_as, normal
+from fanin.planning.mirrors import Pairs, mirror_pairs
+from fanin.planning.plan import Mirrored, Stretch
 from fanin.planning.roles import Scene, Weight
 from fanin.planning.ruled import (
     Activations,
@@ -28,6 +30,7 @@ from fanin.signal.fuse import Function
 from fanin.theory.activation import Activation
 from fanin.theory.gaussian import hermite_coefficients
 from fanin.theory.rules import LayerRule
+from fanin.theory.rules.mirrored import odd_part
 
 HEAD = 1.0
 """Variance of a head's outputs: that of the inputs, and a loss that starts below ln C + 1/2."""
@@ -35,8 +38,10 @@ GROWTH = 2.0
 """Signal and squared gradients of a stretch may grow or shrink by this factor."""
 DISTANCE = 0.25
 """Of two independent inputs at least this share of the squared distance must be left."""
+MEAN = 30.0
+"""Beyond this E[f]^2/Var f at the point that shaping takes, units are put in mirrored pairs."""
 _ORDER = 64  # Hermite coefficients of an activation
-_CENTRING = ("centred", "shaped", "critical")
+_CENTRING = ("centred", "shaped", "critical", "mirrored")
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,8 @@ def judge(rule: LayerRule, act: Activation, depth: float) -> Verdict:
 
     *Definition*: with normalised Hermite coefficients a_k of f at the operating point the
     correlation map is C(c) = sum a_k^2 c^k / sum a_k^2, the sums from k = 1 where the rule centres
-    and from k = 0 where it does not; distance is 1 - C applied `depth` times to 0.
+    and from k = 0 where it does not; mirrored pairs have the coefficients of their odd part.
+    Distance is 1 - C applied `depth` times to 0.
 
     Example:
         >>> from fanin.theory import rules
@@ -85,8 +91,11 @@ def judge(rule: LayerRule, act: Activation, depth: float) -> Verdict:
         True
     """
     mean, variance = rule.operating_point
+    second = float(rule.moments.second_moment)
+    if rule.rule == "mirrored":
+        act, mean, second = odd_part(act, mean), 0.0, 1 / (2 * rule.last_variance)
     powers = hermite_coefficients(act, _ORDER, mean, variance) ** 2
-    tail = max(float(rule.moments.second_moment) - powers.sum(), 0.0)
+    tail = max(second - powers.sum(), 0.0)
     if rule.centre:
         powers[0] = 0.0
     total, correlation = powers.sum() + tail, 0.0
@@ -102,6 +111,7 @@ class _Decision:
     rule: str
     parameters: Mapping[str, Any]
     stretch: Stretch
+    pairs: Mapping[str, Pairs] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -155,6 +165,8 @@ class Auto:
         if not weight.is_matrix:
             return None
         decision = self._decisions.get(weight.path)
+        if decision is not None and decision.rule == "mirrored":
+            return self._mirrored(weight, scene, decision)
         if decision is not None and decision.rule in _CENTRING:
             return drawn_as(self.draws, weight, self._centring(weight, scene, decision))
         return drawn_as(self.draws, weight, self._moment(weight, scene))
@@ -190,15 +202,18 @@ class Auto:
             return _Decision("second_moment", {}, _stretch(paths, "second_moment", "linear"))
         if self.plain not in ("auto", "second_moment"):
             parameters = dict(self.parameters)
-            if self.plain == "shaped":
+            if self.plain in ("shaped", "mirrored"):
                 parameters = {**size, **parameters}
             reason = f"as asked, {_layers(depth)} of {_listed(functions)}"
-            return _Decision(self.plain, parameters, _stretch(paths, self.plain, reason))
+            stretch = _stretch(paths, self.plain, reason)
+            if self.plain == "mirrored":
+                return _Decision(self.plain, parameters, stretch, _asked_pairs(members, scene))
+            return _Decision(self.plain, parameters, stretch)
         if self.plain == "second_moment":
             return _Decision("second_moment", {}, _stretch(paths, "second_moment", "as asked"))
         found = {
             name: self._judged(name, functions, size)
-            for name in ("second_moment", "shaped", "centred")
+            for name in ("second_moment", "mirrored", "shaped", "centred")
         }
         return self._pick(scene, members, size, found, functions)
 
@@ -223,18 +238,23 @@ class Auto:
             reason = f"{shown}; {lost}; {alone} reads one channel a unit, so at the border nothing"
             reason += " takes its mean out"
             return _Decision("second_moment", {}, _stretch(paths, "second_moment", reason))
-        for name in ("shaped", "centred"):
+        pairs = mirror_pairs(members, scene) if self._outweighed(functions, size) else None
+        for name in ("mirrored", "shaped", "centred"):
             verdict = found[name]
             if verdict is None or not verdict.holds or (missing is not None and name == "shaped"):
                 continue
-            parameters = size if name == "shaped" else {}
+            if name == "mirrored" and pairs is None:
+                continue
+            parameters = {} if name == "centred" else size
             reason = f"{shown}: keeps {verdict}; {lost}"
+            if name == "mirrored":
+                reason += "; alone the mean would outweigh the signal"
             if any(map(_oscillates, functions)):
                 reason += "; it swings often within one unit, which this start does not use: for a"
                 reason += " network of coordinates rule 'siren' keeps the frequencies"
             if alone is not None:
                 reason += f"; at the border {alone}, of one channel a unit, lets the mean in"
-            return _Decision(name, parameters, _stretch(paths, name, reason))
+            return _Decision(name, parameters, _stretch(paths, name, reason), pairs or {})
         if missing is not None:
             lost += f"; {missing} has no bias to shape with"
         reason = f"{shown}; {lost}; no rule by weights and biases alone does better"
@@ -244,7 +264,7 @@ class Auto:
         self, name: str, functions: Mapping[Activation, Function], size: Mapping[str, float]
     ) -> Verdict | None:
         """What a rule does to the stretch: the worst over its activations; None if it fails."""
-        parameters = size if name == "shaped" else {}
+        parameters = size if name in ("shaped", "mirrored") else {}
         verdicts = []
         for act, function in functions.items():
             try:
@@ -253,6 +273,47 @@ class Auto:
             except FaninError:
                 return None
         return min(verdicts, key=lambda v: (v.holds, v.distance))
+
+    def _outweighed(
+        self, functions: Mapping[Activation, Function], size: Mapping[str, float]
+    ) -> bool:
+        """Whether at a point that shaping takes the mean of f is far larger than its deviation."""
+        for function in functions.values():
+            try:
+                found = self._activations.rule("shaped", function, **size).moments
+            except FaninError:
+                return False
+            if float(found.mean) ** 2 > MEAN * float(found.variance):
+                return True
+        return False
+
+    def _mirrored(self, weight: Weight, scene: Scene, decision: _Decision) -> Choice:
+        """Pairs of opposite weights, between them an orthogonal matrix or kernel."""
+        source, pairs = weight.source, decision.pairs[weight.path]
+        assert source is not None
+        after = self._after(weight, scene, decision)
+        beta = after.bias if after is not None else 0.0
+        if source.function is None:
+            reads = scene.reads(weight)
+            target = after.first_variance if after is not None else HEAD
+            std = math.sqrt(target / (weight.fans.fan_in * (reads.second_moment or 1.0)))
+            reason = f"reads {described(weight)}, E[x^2] = {reads.second_moment:.4g}; mirrored"
+            return Choice("mirrored", reason, Mirrored(normal(std), pairs), reads.how, beta)
+        rule = self._solved(weight, source.function, decision)
+        target = after.operating_point.variance if after is not None else HEAD
+        variance = target * rule.last_variance  # of a weight, times the number of inputs
+        coherence = 1 / (rule.last_variance * float(rule.moments.variance))
+        inner: draw.Distribution = normal(math.sqrt(variance / weight.fans.fan_in))
+        gain = math.sqrt(variance / 2)  # half of the inputs are a column of their own
+        if weight.role != "head" and centre_stays_inside(weight, scene):
+            inner = draw.DeltaOrthogonal(gain, keep="second_moment")
+        elif weight.role != "head":
+            taps = math.prod(weight.shape[2:]) * weight.shape[1] / weight.fans.fan_in
+            inner = draw.Orthogonal(gain * math.sqrt(taps), keep="second_moment")
+        power = 1 / (2 * rule.last_variance)
+        reason = f"reads pairs of {self._shown(source.function)}, odd part of E[g^2] = {power:.4g}"
+        values = Mirrored(inner, pairs, coherence)
+        return Choice("mirrored", reason, values, rule.exactness, beta, centre=rule.centre)
 
     def _centring(self, weight: Weight, scene: Scene, decision: _Decision) -> Choice:
         """b = beta - E[x] sum W, and the variance that gives the next activation its own."""
@@ -335,6 +396,20 @@ def plain_stretches(scene: Scene) -> list[list[Weight]]:
     return [[scene.weights[path] for path in run] for run in runs.values() if len(run) > 1]
 
 
+def _asked_pairs(members: list[Weight], scene: Scene) -> dict[str, Pairs]:
+    """The mirrored axes of a stretch; an error where its units cannot be paired."""
+    pairs = mirror_pairs(members, scene)
+    if pairs is None:
+        raise NotCoveredError(
+            f"plan({members[0].path})",
+            expected="linear layers or convolutions with biases and even numbers of units, each "
+            "reading a function of the one in front",
+            got="a stretch whose units cannot be put in pairs",
+            fix="use 'shaped'",
+        )
+    return pairs
+
+
 def _before(weight: Weight, scene: Scene) -> list[str]:
     """The weights that a weight reads functions of, alone or side by side."""
     source = weight.source
@@ -404,7 +479,11 @@ def _target(weight: Weight, scene: Scene) -> tuple[float, str]:
     if weight.end is None or weight.end.normed or weight.end.scaled:
         return 1.0, why
     stream = scene.moment(weight.end.join.skip)
-    return share * (stream if stream is not None and stream > 0 else 1.0), why
+    if stream is None or stream <= 0:
+        return share, why
+    return share * stream, why if math.isclose(stream, 1.0, rel_tol=0.05) else (
+        f"{why}, on a stream of E[x^2] = {stream:.4g}"
+    )
 
 
 def _size(members: list[Weight], scene: Scene) -> dict[str, float]:

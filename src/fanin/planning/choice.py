@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, Protocol
 
@@ -106,6 +107,37 @@ def normal(std: float) -> draw.Normal:
 def uniform(std: float) -> draw.Uniform:
     """The uniform distribution of mean 0 with this standard deviation."""
     return draw.Uniform(-math.sqrt(3) * std, math.sqrt(3) * std)
+
+
+def centre_stays_inside(weight: Weight, scene: Scene) -> bool:
+    """Whether the centre tap of a kernel reads the map at every position, and never its padding.
+
+    A kernel of that tap alone (delta-orthogonal) then does at borders what it does elsewhere.
+    """
+    use = weight.use
+    if use is None or use.data is None or use.node.name != "convolution" or len(weight.shape) < 3:
+        return False
+    node, taps = use.node, weight.shape[2:]
+    if node["transposed"]:
+        return False
+    sizes = zip(
+        scene.graph.values[use.data].shape[2:],
+        scene.graph.values[use.output].shape[2:],
+        strict=True,
+    )
+    rank = len(taps)
+    geometry = zip(*(_each(node[k], rank) for k in ("stride", "dilation", "padding")), strict=True)
+    for k, (size, made), (stride, dilation, padding) in zip(taps, sizes, geometry, strict=True):
+        first = dilation * (k // 2) - padding
+        if first < 0 or first + (made - 1) * stride >= size:
+            return False
+    return True
+
+
+def _each(value: int | Sequence[int], rank: int) -> tuple[int, ...]:
+    """One number for each axis, where one may stand for all."""
+    numbers = (value,) if isinstance(value, int) else tuple(value)
+    return numbers * rank if len(numbers) == 1 else numbers
 
 
 Draws = Literal["normal", "orthogonal"]

@@ -14,7 +14,7 @@ from fanin.planning import recipes
 from fanin.planning.auto import Auto
 from fanin.planning.choice import Choice, Draws, Fixed, Keep, Method
 from fanin.planning.names import matches, near
-from fanin.planning.plan import Stack, Stretch
+from fanin.planning.plan import Mirrored, Stack, Stretch
 from fanin.planning.roles import Scene, Weight
 from fanin.planning.ruled import LITERAL, Literal
 from fanin.planning.store import values_from_dict
@@ -55,7 +55,7 @@ def method(rule: object, paths: Sequence[str] = ()) -> Method:
     """
     if isinstance(rule, str):
         return _by_name(rule, {})
-    if isinstance(rule, Stack | draw.Distribution):
+    if isinstance(rule, Stack | Mirrored | draw.Distribution):
         return Fixed(rule)
     if isinstance(rule, int | float) and not isinstance(rule, bool):
         return Fixed(draw.Constant(float(rule)))

@@ -27,7 +27,39 @@ class Stack:
     blocks: tuple[tuple[int, draw.Distribution], ...]
 
 
-Values = draw.Distribution | Stack
+@dataclass(frozen=True)
+class Mirrored:
+    """A tensor whose entries along some axes come in pairs of opposite sign.
+
+    *Definition*: along an axis of `pairs` with span n, consecutive blocks of n entries pair up:
+    block 2k + 1 is minus block 2k. What is drawn is a tensor of half the size along each such axis.
+
+    Args:
+        values: what the half is drawn from.
+        pairs: for each mirrored axis its number and its span.
+        coherence: how much more variance the pairs give an output than independent weights would:
+            E[(x - x')^2] / (2 Var x) over the pairs of inputs (x, x').
+
+    Example:
+        >>> Mirrored(draw.Normal(), ((0, 1), (1, 1))).half((4, 6))
+        (2, 3)
+    """
+
+    values: draw.Distribution
+    pairs: tuple[tuple[int, int], ...]
+    coherence: float = 1.0
+
+    def half(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape of what is drawn."""
+        halved = {axis for axis, _ in self.pairs}
+        return tuple(n // 2 if axis in halved else n for axis, n in enumerate(shape))
+
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        """Whether a tensor of this shape is made of such pairs."""
+        return all(a < len(shape) and shape[a] % (2 * span) == 0 for a, span in self.pairs)
+
+
+Values = draw.Distribution | Stack | Mirrored
 
 
 @dataclass(frozen=True)
@@ -242,6 +274,9 @@ def moments(values: Values, shape: tuple[int, ...]) -> tuple[float, float]:
         mean = sum(share * m for share, m, _ in parts)
         second = sum(share * (m * m + s * s) for share, m, s in parts)
         return mean, math.sqrt(max(0.0, second - mean * mean))
+    if isinstance(values, Mirrored):
+        mean, std = moments(values.values, values.half(shape))
+        return 0.0, math.hypot(mean, std)
     if isinstance(values, draw.Constant):
         return values.value, 0.0
     if isinstance(values, draw.Rademacher):
@@ -249,6 +284,12 @@ def moments(values: Values, shape: tuple[int, ...]) -> tuple[float, float]:
     if isinstance(values, draw.Orthogonal | draw.DeltaOrthogonal):
         return 0.0, _orthogonal_std(values, shape)
     return values.mean, values.std
+
+
+def effective(values: Values, shape: tuple[int, ...]) -> tuple[float, float]:
+    """Mean and std of independent weights that would give an output the same mean and variance."""
+    mean, std = moments(values, shape)
+    return mean, std * math.sqrt(values.coherence) if isinstance(values, Mirrored) else std
 
 
 def _orthogonal_std(

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from fanin import draw
 from fanin.planning.choice import Choice, Method
 from fanin.planning.methods import method
-from fanin.planning.plan import LEFT_ALONE, Centre, Plan, Row, moments
+from fanin.planning.plan import LEFT_ALONE, Centre, Plan, Row, effective
 from fanin.planning.reading import named
 from fanin.planning.roles import Scene, Weight
 from fanin.planning.ruled import recurrent_bias
@@ -308,7 +308,7 @@ class _Solver:
         choice = self.choice(path)
         constant = self.scene.constants.get(path)
         if choice.values is not None:
-            mean, std = moments(choice.values, weight.shape)
+            mean, std = effective(choice.values, weight.shape)
             structure = (
                 "orthogonal" if isinstance(choice.values, draw.Orthogonal) else "independent"
             )
@@ -317,6 +317,8 @@ class _Solver:
             given = Given(constant, 0.0, "constant")
         elif (held := self.values.get(path)) is not None and held.shape == value.shape:
             return sweep.leaf(self.scene.graph, value, {value.name: held}, {})
+        elif held is not None and not weight.is_matrix and index in self.scene.states:
+            return self.scene.states[index]  # a view of what was swept already
         else:
             given = _unknown(weight)
         origin = self.scene.graph.origin(index).index

@@ -11,7 +11,7 @@ from typing import Any
 
 from fanin import draw
 from fanin.errors import DataError, MissingDependencyError, PlanError
-from fanin.planning.plan import Centre, Plan, Row, Stack, Stretch, Values
+from fanin.planning.plan import Centre, Mirrored, Plan, Row, Stack, Stretch, Values
 
 FORMAT = "fanin.plan/1"
 _DISTRIBUTIONS: dict[str, type[Any]] = {
@@ -132,6 +132,9 @@ def values_to_dict(values: Values) -> dict[str, Any]:
     if isinstance(values, Stack):
         blocks = [{"rows": rows, **values_to_dict(d)} for rows, d in values.blocks]
         return {"kind": "stack", "blocks": blocks}
+    if isinstance(values, Mirrored):
+        facts = {"pairs": [list(pair) for pair in values.pairs], "coherence": values.coherence}
+        return {"kind": "mirrored", "values": values_to_dict(values.values), **facts}
     return {"kind": _NAMES[type(values)], **dataclasses.asdict(values)}
 
 
@@ -141,8 +144,10 @@ def values_from_dict(content: object, where: str) -> Values:
     kind = data.pop("kind", None)
     if kind == "stack":
         return Stack(tuple(_block(b, where) for b in _list(data, "blocks", where)))
+    if kind == "mirrored":
+        return _mirrored(data, where)
     if kind not in _DISTRIBUTIONS:
-        known = ", ".join((*_DISTRIBUTIONS, "stack"))
+        known = ", ".join((*_DISTRIBUTIONS, "stack", "mirrored"))
         raise PlanError(f"{where}.kind", expected=f"one of {known}", got=repr(kind))
     try:
         return _build(_DISTRIBUTIONS[kind], data, where)  # type: ignore[no-any-return]
@@ -157,9 +162,25 @@ def _block(content: object, where: str) -> tuple[int, draw.Distribution]:
     data = _mapping(content, f"{where}.blocks")
     rows = data.pop("rows", None)
     values = values_from_dict(data, f"{where}.blocks")
-    if not isinstance(rows, int) or isinstance(values, Stack):
+    if not isinstance(rows, int) or isinstance(values, Stack | Mirrored):
         raise PlanError(f"{where}.blocks", expected="rows and a distribution", got=repr(content))
     return rows, values
+
+
+def _mirrored(data: dict[str, Any], where: str) -> Mirrored:
+    """A mirrored distribution: what its half is drawn from, and which axes come in pairs."""
+    inner = values_from_dict(data.pop("values", None), f"{where}.values")
+    pairs = [tuple(p) if isinstance(p, list) else () for p in _list(data, "pairs", where)]
+    data.pop("pairs", None)
+    coherence = data.pop("coherence", 1.0)
+    numbers = all(len(p) == 2 and all(_is("int", n) for n in p) for p in pairs)
+    if data or not pairs or not numbers or not _is("float", coherence):
+        raise PlanError(
+            where, expected="values, pairs of integers and a coherence", got=repr(data or pairs)
+        )
+    if isinstance(inner, Stack | Mirrored):
+        raise PlanError(f"{where}.values", expected="a distribution", got=type(inner).__name__)
+    return Mirrored(inner, tuple((p[0], p[1]) for p in pairs), float(coherence))
 
 
 def _fields(record: Row | Stretch) -> dict[str, Any]:

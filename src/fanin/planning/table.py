@@ -10,7 +10,7 @@ from dataclasses import replace
 from itertools import groupby
 
 from fanin import draw
-from fanin.planning.plan import Plan, Row, Stack, Values
+from fanin.planning.plan import Mirrored, Plan, Row, Stack, Values
 
 _HEADS = ("path", "shape", "role", "fans", "rule", "values", "why")
 _REASON = 24  # characters of a reason that are left where columns are cut
@@ -123,6 +123,8 @@ def describe(values: Values) -> str:
         case Stack(blocks):
             alike = [(d, len(list(g))) for d, g in groupby(d for _, d in blocks)]
             return " | ".join(describe(d) + (f" x{n}" if n > 1 else "") for d, n in alike)
+        case Mirrored(inner):
+            return f"±{describe(inner)}"
         case draw.Normal(mean, std):
             return f"N({mean:.4g}, {std:.4g})"
         case draw.Uniform(low, high):

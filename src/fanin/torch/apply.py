@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 from fanin import draw
 from fanin.errors import PlanError
-from fanin.planning.plan import Plan, Row, Stack
+from fanin.planning.plan import Mirrored, Plan, Row, Stack
 from fanin.planning.solve import solve
 from fanin.signal.graph import Graph
 from fanin.signal.spec import Spec
@@ -275,6 +275,12 @@ def _fits(model: nn.Module, row: Row) -> None:
             raise PlanError(
                 f"apply_: {row.path}", expected=f"blocks of {row.shape[0]} rows", got=str(rows)
             )
+    elif isinstance(row.values, Mirrored) and not row.values.fits(row.shape):
+        raise PlanError(
+            f"apply_: {row.path}",
+            expected=f"a shape of pairs along {row.values.pairs}",
+            got=f"shape {row.shape}",
+        )
     elif isinstance(row.values, draw.Orthogonal | draw.DeltaOrthogonal) and len(row.shape) < 2:
         raise PlanError(f"apply_: {row.path}", expected="a matrix", got=f"shape {row.shape}")
 

@@ -12,6 +12,7 @@ from fanin.theory.rules.classical import he, lecun, xavier
 from fanin.theory.rules.critical import critical
 from fanin.theory.rules.kumar import kumar
 from fanin.theory.rules.layer import LayerRule, OperatingPoint
+from fanin.theory.rules.mirrored import mirrored
 from fanin.theory.rules.moment import backward, centred, second_moment
 from fanin.theory.rules.shaped import shaped
 
@@ -26,6 +27,7 @@ __all__ = [
     "he",
     "kumar",
     "lecun",
+    "mirrored",
     "names",
     "second_moment",
     "shaped",
@@ -36,7 +38,10 @@ Rule = Callable[..., LayerRule]
 
 _RULES: dict[str, Rule] = {
     rule.__name__: rule
-    for rule in (kumar, lecun, xavier, he, second_moment, backward, centred, critical, shaped)
+    for rule in (
+        *(kumar, lecun, xavier, he, second_moment, backward, centred, critical, shaped),
+        mirrored,
+    )
 }
 
 

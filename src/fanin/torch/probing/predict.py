@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from fanin.errors import FaninError
-from fanin.planning.plan import Plan, Stack, moments
+from fanin.planning.plan import Plan, Stack, effective
 from fanin.signal.graph import Graph, Node
 from fanin.signal.propagate import Signal, backward, propagate, step
 from fanin.signal.spec import Spec
@@ -79,7 +79,7 @@ def _statements(
     centres: dict[str, float] = {}
     for row in plan.rows if plan is not None else ():
         if row.values is not None and not isinstance(row.values, Stack):
-            mean, std = moments(row.values, row.shape)
+            mean, std = effective(row.values, row.shape)
             stated[row.path] = Given(mean, std**2, "independent" if std else "constant")
         if row.centre is not None:
             centres[row.centre.weight] = row.centre.mean

@@ -9,7 +9,7 @@ import torch
 
 from fanin import draw
 from fanin.errors import ArgumentError, ArgumentTypeError, UninitializedError
-from fanin.planning.plan import Stack, Values
+from fanin.planning.plan import Mirrored, Stack, Values
 from fanin.torch.provenance.recording import wrote
 from fanin.torch.writing import device
 from fanin.torch.writing.shard import local, regions
@@ -23,7 +23,7 @@ def write_(tensor: torch.Tensor, values: Values, *, seed: int, name: str) -> tor
 
     Of a DTensor each rank draws what it holds and nothing else, without communication; the whole
     has the values of an unsharded tensor of the same name. Consecutive blocks of a `Stack` are
-    drawn as tensors of their own, called name[0], name[1], ....
+    drawn as tensors of their own, called name[0], name[1], ...; of a `Mirrored` the half is drawn.
 
     Args:
         tensor: of any floating type; any strides; on any device.
@@ -47,12 +47,15 @@ def write_(tensor: torch.Tensor, values: Values, *, seed: int, name: str) -> tor
     """
     where = f"write_({name})"
     refuse_placeholder(where, tensor)
-    if not isinstance(values, Stack | draw.Distribution):
+    if not isinstance(values, Stack | Mirrored | draw.Distribution):
         raise ArgumentTypeError(
             where, expected="a distribution of fanin.draw or a Stack", got=type(values).__name__
         )
     for region in regions(tensor, where):
         part = local(tensor).detach()[region.local]
+        if isinstance(values, Mirrored):
+            _write_mirrored(part, values, seed, name, tuple(tensor.shape), region.whole)
+            continue
         for drawn, its_name, rows, shape, block in _stacked(where, values, name, tensor, region):
             _write(part[rows] if tensor.dim() else part, drawn, seed, its_name, shape, block)
     wrote(local(tensor), values, tuple(tensor.shape))
@@ -117,6 +120,37 @@ def _stacked(where: str, values: Values, name: str, tensor: Any, region: Any) ->
                 block,
             )
         before += rows
+
+
+def _write_mirrored(
+    part: torch.Tensor,
+    values: Mirrored,
+    seed: int,
+    name: str,
+    shape: tuple[int, ...],
+    index: tuple[slice, ...],
+) -> None:
+    """Draw the half that a block needs, and put it and its negative where they belong."""
+    if not values.fits(shape):
+        raise ArgumentError(
+            f"write_({name})", expected=f"pairs along {values.pairs}", got=f"shape {shape}"
+        )
+    wanted = list(index)
+    places: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+    for axis, span in values.pairs:
+        at = torch.arange(index[axis].start, index[axis].stop)
+        block, within = at // span, at % span
+        half = block // 2 * span + within
+        first = int(half.min()) if len(half) else 0
+        wanted[axis] = slice(first, int(half.max()) + 1 if len(half) else first)
+        places[axis] = half - first, 1.0 - 2.0 * (block % 2)
+    drawn = torch.empty([s.stop - s.start for s in wanted], dtype=part.dtype)
+    _write(drawn, values.values, seed, name, values.half(shape), tuple(wanted))
+    whole = drawn if drawn.dtype == torch.float64 else drawn.float()  # exact, and back again
+    for axis, (half, sign) in places.items():
+        along = [-1 if a == axis else 1 for a in range(whole.dim())]
+        whole = whole.index_select(axis, half) * sign.to(whole.dtype).view(along)
+    part.copy_(whole)
 
 
 def _write(
