@@ -9,8 +9,11 @@ import torch.nn.functional as F
 from tests.signal.simulation import simulate
 from torch import Tensor, nn
 
+from fanin.signal.propagate import propagate
+from fanin.signal.spec import Spec
 from fanin.signal.transfer.attention import concentration
 from fanin.signal.transfer.embedding import coincidence
+from fanin.torch.tracing.trace import trace
 
 
 def _conv(**options: object) -> nn.Module:
@@ -65,6 +68,25 @@ def test_layers_against_simulation(name: str) -> None:
     for parameter, tensor in model.named_parameters():
         if tensor.ndim > 1:
             assert found.gradient(parameter).agrees(), parameter
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"kernel_size": 9, "ceil_mode": True},
+        {"kernel_size": 3, "stride": 2, "padding": 1, "ceil_mode": True},
+        {"kernel_size": 3, "stride": 2, "padding": 1, "count_include_pad": False},
+        {"kernel_size": 3, "stride": 4, "ceil_mode": True, "divisor_override": 5},
+        {"kernel_size": (2, 3), "stride": (1, 2), "padding": (1, 0)},
+    ],
+)
+def test_average_pooling_divides_as_torch_does(options: dict[str, object]) -> None:
+    """Of independent inputs the second moment is the mean squared norm of the map's rows."""
+    pool = nn.AvgPool2d(**options)  # type: ignore[arg-type]
+    units = torch.eye(36, dtype=torch.float64).reshape(36, 1, 6, 6)
+    expected = float((pool(units) ** 2).sum(0).mean())
+    signal = propagate(trace(pool, Spec((4, 8, 6, 6))), {})
+    assert signal[signal.graph.outputs[0]].second_moment == pytest.approx(expected, rel=1e-12)
 
 
 class Attention(nn.Module):

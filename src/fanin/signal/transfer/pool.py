@@ -58,20 +58,30 @@ def _matrices(call: Call) -> list[tuple[int, np.ndarray]]:
         make = _bilinear if "linear" in node.name else _bicubic
         align = bool(node.get("align_corners", False))
         return [(d, make(shape[d], out[d], align)) for d in range(2, n)]
-    padded = node.get("count_include_pad", True)
+    divisor = node.get("divisor_override")
     found = []
-    for d, index in _windows(call):
+    for i, (d, index) in enumerate(_windows(call)):
         matrix = np.zeros((index.shape[0], shape[d]))
         rows, columns = np.nonzero(index >= 0)
         matrix[rows, index[rows, columns]] = 1.0
-        whole = "adaptive" not in node.name and padded
-        count = index.shape[1] if whole else (index >= 0).sum(1, keepdims=True)
-        found.append((d, matrix / count))
-    divisor = node.get("divisor_override")
-    if divisor:
-        size = np.prod(_each(node["kernel_size"], len(found), 1))
-        found = [(d, m * (size / divisor) ** (1 / len(found))) for d, m in found]
+        count = (index >= 0).sum(1)
+        if divisor:
+            count = np.full(len(index), divisor if i == 0 else 1)
+        elif "adaptive" not in node.name and node.get("count_include_pad", True):
+            count = _padded_count(call, i, shape[d], index)
+        found.append((d, matrix / count[:, None]))
     return found
+
+
+def _padded_count(call: Call, axis: int, size: int, index: np.ndarray) -> np.ndarray:
+    """Places of each window inside the padded input: `ceil_mode` lets windows hang over its end."""
+    node = call.node
+    nd = int(node.name[node.name.index("pool") + 4])
+    kernel = _each(node["kernel_size"], nd, 1)
+    stride = _each(node.get("stride") or kernel, nd, 1)[axis]
+    padding = _each(node.get("padding"), nd, 0)[axis]
+    start = np.arange(index.shape[0]) * stride - padding
+    return np.minimum(start + kernel[axis], size + padding) - start
 
 
 def _centres(size: int, outputs: int, align: bool) -> np.ndarray:
