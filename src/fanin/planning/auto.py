@@ -168,8 +168,14 @@ class Auto:
         if decision is not None and decision.rule == "mirrored":
             return self._mirrored(weight, scene, decision)
         if decision is not None and decision.rule in _CENTRING:
-            return drawn_as(self.draws, weight, self._centring(weight, scene, decision))
+            choice = self._centring(weight, scene, decision)
+            return drawn_as(self.draws, weight, choice, delta=self._by_one_tap(weight, scene))
         return drawn_as(self.draws, weight, self._moment(weight, scene))
+
+    def _by_one_tap(self, weight: Weight, scene: Scene) -> bool:
+        """Whether a kernel behind an activation is drawn at its centre tap alone."""
+        behind = weight.source is not None and weight.source.before in ("weight", "other")
+        return self.draws == "orthogonal" and behind and centre_stays_inside(weight, scene)
 
     # --- second moments ------------------------------------------------------------------------
 
@@ -332,13 +338,14 @@ class Auto:
             return Choice(decision.rule, reason, normal(std), reads.how, beta, noise)
         rule = self._solved(weight, source.function, decision)
         shown, centre = self._shown(source.function), rule.centre
-        by_weight = _misses_taps(weight) or _lacks_bias(weight, scene, head=True)
+        misses = _misses_taps(weight) and not self._by_one_tap(weight, scene)
+        by_weight = misses or _lacks_bias(weight, scene, head=True)
         counts = centre**2 > 1e-12 * float(rule.moments.variance)
         zero_sum = by_weight and counts and _can_sum_to_zero(weight)
         spread, how = float(rule.moments.variance), rule.exactness
         if source.pooled:
             centre, spread, how = reads.mean, reads.variance, reads.how
-        elif _misses_taps(weight):  # what fell on padding is missing, and less so near the border
+        elif misses:  # what fell on padding is missing, and less so near the border
             spread, how = reads.second_moment - centre * (2 * reads.mean - centre), reads.how
         variance = rule.weight_variance_times_fan_in * float(rule.moments.variance)
         if weight.role == "head":
@@ -357,7 +364,8 @@ class Auto:
         reads = scene.reads(weight)
         spread = reads.variance if reads.variance > 0 else 1.0
         target = HEAD if weight.role == "head" else after.first_variance if after else 1.0
-        by_weight = _misses_taps(weight) or _lacks_bias(weight, scene, head=True)
+        misses = _misses_taps(weight) and not self._by_one_tap(weight, scene)
+        by_weight = misses or _lacks_bias(weight, scene, head=True)
         zero_sum = by_weight and _can_sum_to_zero(weight)
         beta, noise = (after.bias, math.sqrt(after.bias_variance)) if after else (0.0, 0.0)
         std = math.sqrt(target / (weight.fans.fan_in * spread))

@@ -143,10 +143,11 @@ def _each(value: int | Sequence[int], rank: int) -> tuple[int, ...]:
 Draws = Literal["normal", "orthogonal"]
 
 
-def drawn_as(draws: Draws, weight: Weight, choice: Choice) -> Choice:
+def drawn_as(draws: Draws, weight: Weight, choice: Choice, *, delta: bool = False) -> Choice:
     """A normal choice as a random orthogonal matrix or kernel whose weights have its mean square.
 
-    What is no matrix of its own (fused, transposed or stacked weights) stays normal.
+    With `delta` a kernel is orthogonal at its centre tap and 0 elsewhere, and gives its outputs the
+    same variance. What is no matrix of its own (fused, transposed or stacked weights) stays normal.
     """
     use, values = weight.use, choice.values
     if draws == "normal" or use is None or not isinstance(values, draw.Normal):
@@ -155,5 +156,8 @@ def drawn_as(draws: Draws, weight: Weight, choice: Choice) -> Choice:
     if weight.projections or not (kernel or use.node.name == "linear"):
         return choice
     groups = int(use.node["groups"]) if kernel else 1
+    if delta:
+        gain = values.std * math.sqrt(weight.fans.fan_in)
+        return replace(choice, values=draw.DeltaOrthogonal(gain, groups, keep="second_moment"))
     gain = values.std * math.sqrt(math.prod(weight.shape[1:]))
     return replace(choice, values=draw.Orthogonal(gain, groups, keep="second_moment"))

@@ -7,6 +7,7 @@ so that what is decided next sees its effect.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from fanin import draw
 from fanin.planning.choice import Choice, Method
 from fanin.planning.methods import method
-from fanin.planning.plan import LEFT_ALONE, Centre, Plan, Row, effective
+from fanin.planning.plan import LEFT_ALONE, Centre, Mirrored, Plan, Row, Values, effective
 from fanin.planning.reading import named
 from fanin.planning.roles import Scene, Weight
 from fanin.planning.ruled import recurrent_bias
@@ -24,6 +25,7 @@ from fanin.signal.graph import Graph, Node
 from fanin.signal.spec import Spec
 from fanin.signal.state import Given, State
 from fanin.signal.table import Table, add
+from fanin.signal.transfer.convolution import one_tap
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -322,9 +324,12 @@ class _Solver:
         else:
             given = _unknown(weight)
         origin = self.scene.graph.origin(index).index
-        return State(
-            given.table(value.shape), token=origin, gaussian=True, roots=frozenset({origin})
-        )
+        table = given.table(value.shape)
+        if _of_one_tap(choice.values):
+            taps = value.shape[2:]
+            second = given.variance * math.prod(taps)
+            table = one_tap(value.shape, [n // 2 for n in taps], second)
+        return State(table, token=origin, gaussian=True, roots=frozenset({origin}))
 
     def _seen(self, node: Node, states: dict[int, State]) -> dict[int, State]:
         """The states for one operation: what a centring bias takes out is taken out before."""
@@ -408,6 +413,12 @@ def _at_fixed_scale(answer: Choice) -> Choice:
         return replace(answer, reason=f"{answer.reason}; its parametrization sets the scale")
     reason = "its parametrization holds the largest singular value at 1; here all are"
     return Choice("orthogonal", reason, draw.Orthogonal(1.0))
+
+
+def _of_one_tap(values: Values | None) -> bool:
+    """Whether a kernel is drawn at its centre alone."""
+    drawn = values.values if isinstance(values, Mirrored) else values
+    return isinstance(drawn, draw.DeltaOrthogonal)
 
 
 def _unknown(weight: Weight) -> Given:

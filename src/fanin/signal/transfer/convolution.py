@@ -16,7 +16,9 @@ import numpy as np
 from fanin.signal.state import State
 from fanin.signal.table import Table, add, product
 from fanin.signal.transfer.call import Call, Gradients, backward, forward
-from fanin.signal.transfer.linear import contracted
+from fanin.signal.transfer.linear import contracted, of_few
+
+_FEW = 16  # up to so many weights, what they make is no Gaussian
 
 
 def taps(
@@ -44,6 +46,29 @@ def reversed_taps(index: np.ndarray, size: int) -> np.ndarray:
     return back
 
 
+def one_tap(shape: Sequence[int], at: Sequence[int], second_moment: float) -> Table:
+    """The table of a kernel [out, in, taps...] that is zero but at one tap, independent there."""
+    table = Table.iid(shape, 0.0, second_moment)
+    k = len(table.factors)
+    profile = np.zeros([n if d > 1 else 1 for d, n in enumerate(shape) if n != 1])
+    profile[tuple(at[d - 2] if d > 1 else 0 for d, n in enumerate(shape) if n != 1)] = 1.0
+    return Table(table.dims, table.mean, table.pairs.reshape((2,) * k + (1,) * k) * profile)
+
+
+def only_tap(table: Table) -> tuple[tuple[int, ...], float] | None:
+    """The tap of a `one_tap` kernel, and its second moment; None for other kernels."""
+    k, taps = len(table.factors), table.shape[2:]
+    if any(len(factors) > 1 for factors in table.dims) or table.resolved:
+        return None
+    whole = [n for d, n in enumerate(table.shape) if d > 1 and n != 1]
+    lead = sum(n != 1 for n in table.shape[:2])
+    second = table.pairs[(0,) * k]
+    if not whole or second.shape[lead:] != tuple(whole) or np.count_nonzero(table.pairs) != 1:
+        return None
+    at = iter(np.argwhere(second)[0][lead:])
+    return tuple(int(next(at)) if n != 1 else 0 for n in taps), float(second.max())
+
+
 class _Setting:
     """The geometry of one convolution: groups, taps of each spatial axis, parted tables."""
 
@@ -66,11 +91,17 @@ class _Setting:
             make(inputs[d], kernel[d], wide[0][d], wide[2][d], wide[1][d], outputs[d])
             for d in range(nd)
         ]
-        self.nd, self.inputs, self.kernel = nd, inputs, kernel
+        self.kernel_table = self.w.table
+        only = only_tap(self.w.table)
+        if only is not None:
+            at, second = only
+            self.taps = [index[:, [i]] for index, i in zip(self.taps, at, strict=True)]
+            self.kernel_table = Table.iid((*self.w.shape[:2], *(1,) * nd), 0.0, second)
+        self.nd, self.inputs = nd, inputs
         self.fan = (
             self.w.shape[0 if self.transposed else 1]
             // (self.groups if self.transposed else 1)
-            * prod(kernel)
+            * prod(self.kernel_table.shape[2:])
         )
 
     def parted(self, table: Table) -> Table:
@@ -81,8 +112,8 @@ class _Setting:
 
     def weight(self) -> Table:
         """The weight as [groups, out / groups, in / groups, ...]."""
-        a, b, *kernel = self.w.shape
-        table: Table = self.w.table.reshape((self.groups, a // self.groups, b, *kernel))
+        a, b, *kernel = self.kernel_table.shape
+        table: Table = self.kernel_table.reshape((self.groups, a // self.groups, b, *kernel))
         if self.transposed:
             table = table.permute((0, 2, 1, *range(3, 3 + self.nd)))
         return table.coarse(tuple(range(3, 3 + self.nd)))
@@ -163,7 +194,8 @@ def _convolution(call: Call) -> State:
     if s.bias is not None:
         bias = s.bias.table.reshape((s.bias.shape[0], *(1,) * s.nd))
         state = replace(state, table=add(state.table, bias), roots=state.roots | s.bias.roots)
-    return state
+    few = s.fan <= _FEW and s.x.gaussian and s.w.gaussian and not s.w.mean
+    return of_few(state, s.fan, 1) if few and s.batched and not s.transposed else state
 
 
 @backward("convolution", "_convolution", "conv1d", "conv2d", "conv3d", "mkldnn_convolution",
