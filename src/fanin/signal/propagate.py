@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fanin.errors import ArgumentError, UnknownNameError
+from fanin.signal.fixed import ordered, profiled
 from fanin.signal.graph import Graph, Node, Parameter, Value
+from fanin.signal.scan import carried, scans
 from fanin.signal.spec import Spec
 from fanin.signal.state import ASSUMED, CLOSED, Given, State, Statement, law
 from fanin.signal.table import Table
@@ -148,7 +150,7 @@ def leaf(
         if parameter is not None:
             statement = next((parameters[n] for n in parameter.names if n in parameters), None)
             if statement is not None:
-                return _stated(parameter, value, statement)
+                return _stated(graph, parameter, value, statement)
     if value.kind == "input" and isinstance(inputs.get(value.name), np.ndarray):
         return _known(np.asarray(inputs[value.name]), value)
     if value.data is not None and not isinstance(inputs.get(value.name), Spec):
@@ -176,13 +178,14 @@ def _known(data: Array, value: Value, how: str = CLOSED) -> State:
     if not real.size:
         return State(Table.iid(value.shape, 0.0, 0.0), how, value.index, data=real)
     finite = np.where(np.abs(real) < 1e30, real, 0.0) if real.dtype.kind == "f" else real
-    table = Table.measured(np.abs(finite) if finite.dtype.kind == "c" else finite)
+    finite = np.abs(finite) if finite.dtype.kind == "c" else finite
+    table = profiled(finite) if value.depends else Table.measured(finite)
     signed = real.dtype.kind != "c"
     low, high = signed and bool(real.min() >= 0), signed and bool(real.max() <= 0)
     return State(table, how, value.index, nonnegative=low, nonpositive=high, data=real)
 
 
-def _stated(parameter: Parameter, value: Value, statement: Statement) -> State:
+def _stated(graph: Graph, parameter: Parameter, value: Value, statement: Statement) -> State:
     """The state of a parameter: its stated distribution, or its actual values measured."""
     if isinstance(statement, Given):
         table = statement.table(value.shape)
@@ -197,9 +200,23 @@ def _stated(parameter: Parameter, value: Value, statement: Statement) -> State:
         )
     roots = frozenset({value.index})
     data = np.asarray(statement)
+    if parameter.kind == "parameter" and _elementwise(graph, value):
+        array, data = ordered(array), ordered(data)
+        table = profiled(array)
+    else:
+        table = Table.measured(array)
     low, high = bool((array >= 0).all()), bool((array <= 0).all())
-    return State(Table.measured(array), CLOSED, value.index, nonnegative=low, nonpositive=high,
+    return State(table, CLOSED, value.index, nonnegative=low, nonpositive=high,
                  roots=roots, data=data)  # fmt: skip
+
+
+def _elementwise(graph: Graph, value: Value) -> bool:
+    """Whether a parameter, or a view of it, is read by elementwise operations alone."""
+    readers = graph.consumers(value)
+    return bool(readers) and all(
+        n.pointwise or (n.view and all(_elementwise(graph, graph.values[i]) for i in n.outputs))
+        for n in readers
+    )
 
 
 # --- forward -------------------------------------------------------------------------------------
@@ -285,7 +302,12 @@ def backward(signal: Signal, cotangents: Mapping[int, Table | float] | None = No
         i: [Term(("start", i), table)] for i, table in _starts(signal, cotangents)
     }
     gradients: dict[int, Table] = {}
+    recurrences = scans(graph)
     for node in reversed(graph.nodes):
+        for index in recurrences.keys() & set(node.outputs) & terms.keys():
+            scan, table = recurrences[index], signal.states[index].table
+            if (common := carried(scan, table, signal.states, gradients)) is not None:
+                terms[index].append(Term(("scan", index), common))
         arriving = [_arrived(i, terms.get(i, ()), signal) for i in node.outputs]
         for index, parts in zip(node.outputs, arriving, strict=True):
             if parts:

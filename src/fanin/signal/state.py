@@ -13,9 +13,11 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.special import roots_genlaguerre
 
 from fanin.errors import ArgumentError
-from fanin.signal.table import Table, paired
+from fanin.signal.slices import Slices
+from fanin.signal.table import Table, align, paired
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 CLOSED, QUADRATURE, ASSUMED = "closed form", "quadrature", "assumed"
 
 _REACH, _NODES, _ORDER = 9.0, 1201, 40
+_SIZES = 8  # nodes over the size of a variance that is random
 _LAWS = 48  # different (mean, variance) pairs of a profile that are integrated; others lie between
 
 
@@ -49,6 +52,7 @@ class State:
         data: the content, where it is known.
         causal: for attention weights, whether row i averages over the columns up to i.
         allowed: for attention logits, which entries are not masked, and what stands in the others.
+        slices: that it is a sum of slices of one tensor.
     """
 
     table: Table
@@ -65,6 +69,7 @@ class State:
     causal: bool = False
     data: Array | None = field(default=None, repr=False)
     allowed: Mask | None = field(default=None, repr=False)
+    slices: Slices | None = field(default=None, repr=False)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -106,7 +111,11 @@ class State:
     ) -> State:
         """The state after an operation that only moves elements, such as a view or a slice."""
         table = change(self.table)
+        same_law = same_law and not isinstance(self.latent, Varied)
         latent = change(self.latent) if same_law and self.latent is not None else None
+        if latent is not None and isinstance(self.latent, Mixed):
+            shared = change(self.latent.shared)
+            latent = Mixed(latent.dims, latent.mean, latent.pairs, self.latent.terms, shared)
         return replace(
             self,
             table=table,
@@ -119,6 +128,7 @@ class State:
             causal=self.causal and table.shape[-2:] == self.shape[-2:],
             data=None,
             allowed=None,
+            slices=None,
         )
 
 
@@ -193,6 +203,41 @@ Statements = Mapping[str, Statement]
 # --- functions of Gaussians --------------------------------------------------------------------
 
 
+@dataclass(frozen=True, eq=False)
+class Mixed(Table):
+    """A Gaussian whose variance has a random factor: the sum of the squares of few weights.
+
+    *Definition.* y = sum_i w_i x_i of n independent normal weights is, given them, Gaussian with a
+    variance proportional to sum_i w_i^2 ~ chi^2_n / n.
+
+    Args:
+        terms: n.
+        shared: a table whose pairs are the probability that two elements have the same weights.
+    """
+
+    terms: int = 1
+    shared: Table = field(default_factory=lambda: Table.constant((), 1.0))
+
+    @property
+    def sizes(self) -> tuple[Array, Array]:
+        """Nodes of the factor and their probabilities."""
+        nodes, weights = roots_genlaguerre(_SIZES, self.terms / 2 - 1)
+        return 2 * nodes / self.terms, weights / weights.sum()
+
+
+@dataclass(frozen=True, eq=False)
+class Varied(Table):
+    """A Gaussian for functions that are not the same for all elements, as after a fixed factor.
+
+    Such a function takes arrays with one axis for each factor of the table and the nodes last.
+
+    Args:
+        differ: the axes along which the function changes.
+    """
+
+    differ: tuple[int, ...] = ()
+
+
 @cache
 def _rule() -> tuple[Array, Array]:
     """Nodes and the weighted normalised Hermite polynomials on them: row k gives E[f(z) h_k(z)].
@@ -218,11 +263,22 @@ def integrate(function: Function, latent: Table) -> tuple[Table, bool]:
     *Accuracy.* Relative: 1e-8 for smooth functions, 2e-5 with kinks, 1e-2 with jumps; 2e-4 where a
     profile has more than 48 different variances.
     """
+    if isinstance(latent, Mixed):
+        return _over_scales(function, latent)
     mean, same = np.broadcast_arrays(latent.mean, latent.same)
     variance = np.maximum(same - mean**2, 0.0)
     variance = np.where(variance < 1e-13 * (same + 1e-300), 0.0, variance)
-    coefficients, power, defined = _coefficients(function, mean, variance)
+    if isinstance(latent, Varied):
+        coefficients, power, defined = _by_element(function, mean, variance, latent.differ)
+    else:
+        coefficients, power, defined = _coefficients(function, mean, variance)
     tail = np.sqrt(np.maximum(power - (coefficients**2).sum(0), 0.0))
+    pairs = _pairs(coefficients, tail, _correlation(latent, mean, variance), latent)
+    return Table(latent.dims, coefficients[0], pairs)._compact(), defined
+
+
+def _correlation(latent: Table, mean: Array, variance: Array) -> Array:
+    """The correlations of a Gaussian's pairs."""
 
     def outer(profile: Array) -> Array:
         one, other = paired(profile, latent)
@@ -230,17 +286,40 @@ def integrate(function: Function, latent: Table) -> tuple[Table, bool]:
 
     scale = outer(np.sqrt(variance))
     rho = (latent.pairs - outer(mean)) / np.where(scale > 0, scale, 1.0)
-    rho = np.clip(np.where(scale > 0, rho, 1.0), -1.0, 1.0)
-    if mean.size == 1 and rho.size > 4 * len(GRID):  # one curve for all pairs
-        curve = mehler(GRID, coefficients.ravel(), float(tail.item()))
-        pairs = np.interp(rho, GRID, curve)
-        return Table(latent.dims, coefficients[0], pairs)._compact(), defined
+    return np.clip(np.where(scale > 0, rho, 1.0), -1.0, 1.0)
+
+
+def _pairs(coefficients: Array, tail: Array, rho: Array, latent: Table) -> Array:
+    """E[f(u) f(v)] of all pairs, from Hermite coefficients and correlations."""
+    if tail.size == 1 and rho.size > 4 * len(GRID):  # one curve for all pairs
+        return np.interp(rho, GRID, mehler(GRID, coefficients.ravel(), float(tail.item())))
     one, other = paired(np.concatenate([coefficients, tail[None]]), latent, lead=1)
     pairs = one[-1] * other[-1] * rho
     for i in range(len(coefficients) - 1, 0, -1):
         pairs = (pairs + one[i] * other[i]) * rho
-    table = Table(latent.dims, coefficients[0], pairs + one[0] * other[0])
-    return table._compact(), defined
+    return np.asarray(pairs + one[0] * other[0])
+
+
+def _over_scales(function: Function, latent: Mixed) -> tuple[Table, bool]:
+    """The table of f(z) where z's variance is random: averages over its size.
+
+    Pairs with one size are averaged together, pairs with different sizes each on its own.
+    """
+    mean, same = np.broadcast_arrays(latent.mean, latent.same)
+    variance = np.maximum(same - mean**2, 0.0)
+    rho = _correlation(latent, mean, variance)
+    found = [_coefficients(function, mean, variance * size) for size in latent.sizes[0]]
+    weights = latent.sizes[1]
+    tails = [np.sqrt(np.maximum(power - (c**2).sum(0), 0.0)) for c, power, _ in found]
+    alike: Array = sum(
+        w * _pairs(c, t, rho, latent) for w, (c, _, _), t in zip(weights, found, tails, strict=True)
+    )
+    coefficients, tail = (np.tensordot(weights, x, 1) for x in ([c for c, _, _ in found], tails))
+    apart = _pairs(coefficients, tail, rho, latent)
+    shared, laid = align(latent.shared, latent)
+    share = shared.pairs if laid.dims == latent.dims else 1.0
+    table = Table(latent.dims, coefficients[0], apart + share * (alike - apart))
+    return table._compact(), all(defined for _, _, defined in found)
 
 
 GRID = np.sin(np.linspace(-np.pi / 2, np.pi / 2, 1025))
@@ -290,6 +369,30 @@ def _coefficients(function: Function, mean: Array, variance: Array) -> tuple[Arr
         power = power[below] * (1 - part) + power[below + 1] * part
     shape, places = mean.shape, places.ravel()
     return coefficients[:, places].reshape(-1, *shape), power[places].reshape(shape), total
+
+
+def _by_element(
+    function: Function, mean: Array, variance: Array, differ: tuple[int, ...]
+) -> tuple[Array, Array, bool]:
+    """Hermite coefficients and E[f^2] of a function that changes along some axes of a profile."""
+    z, rows = _rule()
+    k = mean.ndim
+    like = [a for a in range(k) if a not in differ]
+    whole = np.stack([mean, np.sqrt(variance)], -1)
+    order = (*like, *differ, k)
+    lead = tuple(mean.shape[a] for a in like)
+    flat = whole.transpose(order).reshape(int(np.prod(lead)), -1)
+    laws, places = np.unique(flat, axis=0, return_inverse=True)
+    own = [mean.shape[a] if a in differ else 1 for a in range(k)]
+    laid = laws.reshape(-1, *own, 2)
+    values = np.asarray(function(laid[..., :1] + laid[..., 1:] * z), dtype=np.float64)
+    total = bool(np.isfinite(values).all())
+    values = np.where(np.isfinite(values), values, 0.0)
+    found = np.stack([*np.moveaxis(values @ rows.T, -1, 0), values**2 @ rows[0]])
+    spread = np.squeeze(found, tuple(2 + a for a in like))[:, places.ravel()]
+    spread = spread.reshape(-1, *lead, *spread.shape[2:])
+    whole = spread.transpose(0, *(1 + np.argsort([*like, *differ])))
+    return whole[:-1], whole[-1], total
 
 
 def law(state: State) -> tuple[Table, Function | None, Hashable, bool]:

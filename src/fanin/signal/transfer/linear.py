@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from fanin.signal.state import CLOSED, State, integrate, law
+import numpy as np
+
+from fanin.signal.state import CLOSED, Mixed, State, integrate, law
 from fanin.signal.table import Table, add, product
 from fanin.signal.transfer.call import Call, Gradients, Term, backward, forward, reduced_to
 from fanin.signal.transfer.causal import averaged, matmul, transposed
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from fanin.signal.state import Function
 
 # From this many independent terms on a sum counts as Gaussian.
@@ -27,6 +27,21 @@ def contracted(call: Call, table: Table, terms: int, parts: Sequence[State]) -> 
     roots = frozenset({token}) if fresh else call.roots
     known = any(p.gaussian and p.function is None for p in parts)
     return State(table, CLOSED, token, gaussian=known or terms >= _MANY, roots=roots)
+
+
+def of_few(state: State, terms: int, dim: int) -> State:
+    """A sum over few weights that is no Gaussian, since their squares do not average out.
+
+    Elements with one index along `dim` have the same weights.
+    """
+    table = state.table.own(dim)
+    (a,) = table.axes((dim,))
+    pairs = np.ones((2,) * len(table.factors))
+    np.moveaxis(pairs, a, 0)[1] = 0.0
+    ones = (1,) * len(table.factors)
+    shared = Table(table.dims, np.ones(ones), pairs.reshape(*pairs.shape, *ones))
+    latent = Mixed(table.dims, table.mean, table.pairs, terms, shared)
+    return replace(state, table=table, latent=latent, source=state.token)
 
 
 def plus(state: State, bias: State | None, scale: float = 1.0) -> State:

@@ -9,13 +9,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fanin.signal.copula import seen_by, summed
+from fanin.signal.fixed import is_fixed, with_fixed
 from fanin.signal.joint import sample
+from fanin.signal.slices import joined, together
 from fanin.signal.state import (
     ASSUMED,
     CLOSED,
     QUADRATURE,
     Mask,
     State,
+    Varied,
     applied,
     integrate,
     law,
@@ -63,6 +66,7 @@ def affine(state: State, scale: float, shift: float, token: object) -> State:
 
     return replace(
         state, table=state.table * scale + shift, how=CLOSED, token=token, latent=latent,
+        slices=state.slices and state.slices.times(Table.constant(state.shape, scale)),
         function=function, source=source, gaussian=exact, data=None, allowed=None,
         nonnegative=shift >= 0 and (state.nonnegative if scale >= 0 else state.nonpositive),
         nonpositive=shift <= 0 and (state.nonpositive if scale >= 0 else state.nonnegative),
@@ -98,10 +102,10 @@ def pointwise(call: Call) -> State:
         return _of_one(call, states[varying[0]], varying[0], numbers)
     if name in ("add", "sub", "rsub") and len(states) == 2:
         found = _centring(call, states) or _jointly(call, states, varying, numbers)
-        return found or _sum(call, states)
+        return found or _with_fixed(call, states) or _sum(call, states)
     if name in ("mul", "div") and len(states) == 2 and call.node.get("rounding_mode") is None:
         found = _normalising(call, states) or _jointly(call, states, varying, numbers)
-        return found or _product(call, states)
+        return found or _with_fixed(call, states) or _product(call, states)
     found = _jointly(call, states, varying, numbers)
     if found is not None:
         return found
@@ -142,6 +146,8 @@ def _of_one(call: Call, state: State, place: int, numbers: dict[int, float]) -> 
 
     if call.node.name in ("add", "sub", "rsub", "mul", "div", "neg"):
         points = function(np.array([0.0, 1.0, 2.0]))
+        if not points.any():
+            return State(Table.constant(call.shape, 0.0), CLOSED, call.token())
         if np.isfinite(points).all() and call.node.get("rounding_mode") is None:
             return affine(state, float(points[1] - points[0]), float(points[0]), call.token())
     return applied(state, function, call.token())
@@ -224,6 +230,20 @@ def _masked_where(call: Call) -> State | None:
     return replace(state, allowed=Mask(condition.data.astype(bool), number))
 
 
+def _with_fixed(call: Call, states: Sequence[State]) -> State | None:
+    """A function of a Gaussian with a fixed tensor that has a profile."""
+    for place, x in enumerate(states):
+        fixed = states[1 - place]
+        if linear_in_z(x) or not _lawful(x) or not is_fixed(fixed, x):
+            continue
+
+        def step(x: np.ndarray, y: np.ndarray, place: int = place) -> np.ndarray:
+            return _run(call, (x, y) if place == 0 else (y, x))
+
+        return with_fixed(x, fixed, step, call.token())
+    return None
+
+
 # --- sums and products ---------------------------------------------------------------------------
 
 
@@ -237,22 +257,36 @@ def _sum(call: Call, states: Sequence[State]) -> State:
     """a x + b y of different sources."""
     x, y = states
     a, b = _scales(call)
-    table = add(x.table * a, y.table, b)
-    alike = x.gaussian and y.gaussian and linear_in_z(x) and linear_in_z(y)
+    laid, _ = align(x.table, y.table)
+    cross = together(x.slices, y.slices, laid)
+    table = add(laid * a, y.table, b, None if cross is None else a * cross)
+    pairs = (x, y), (y, x)
+    alike = any(_plain(s) and (_plain(t) or is_fixed(t, s)) for s, t in pairs)
     how = CLOSED
-    if x.roots & y.roots and _varies(x) and _varies(y):
+    if x.roots & y.roots and _varies(x) and _varies(y) and cross is None:
         how = f"{ASSUMED}: uncorrelated operands"
     keeps = x.nonnegative and y.nonnegative and a >= 0 and b >= 0
-    state = State(table, how, call.token(), gaussian=alike, nonnegative=keeps, roots=call.roots)
+    slices = None
+    if cross is not None and x.slices and y.slices:
+        factors = [Table.constant(call.shape, scale) for scale in (a, b)]
+        slices = joined(x.slices.times(factors[0]), y.slices.times(factors[1]))
+    state = State(table, how, call.token(), gaussian=alike, nonnegative=keeps, roots=call.roots,
+                  slices=slices)  # fmt: skip
     if alike or x.roots & y.roots or not (_lawful(x) and _lawful(y)) or not table.variance > 0:
         return state
     latent, function = summed(x, y, a, b, table)
     return replace(state, latent=latent, function=function, source=("law", call.token()))
 
 
+def _plain(state: State) -> bool:
+    """Whether a state is a Gaussian by derivation."""
+    return state.gaussian and linear_in_z(state)
+
+
 def _lawful(state: State) -> bool:
-    """Whether the law of one element is known."""
-    return state.latent is not None or state.gaussian
+    """Whether the law of one element is known, and the same for all."""
+    known = state.latent is not None or state.gaussian
+    return known and not isinstance(state.latent, Varied)
 
 
 def _varies(state: State, share: float = 1e-3) -> bool:
@@ -335,8 +369,20 @@ def _product(call: Call, states: Sequence[State]) -> State:
     roots = frozenset({call.token()}) if zero and not x.roots & y.roots else call.roots
     same = (x.nonnegative and y.nonnegative) or (x.nonpositive and y.nonpositive)
     other = (x.nonnegative and y.nonpositive) or (x.nonpositive and y.nonnegative)
+    steady = (s.slices.times(_level(t)) for s, t in ((x, y), (y, x)) if s.slices and _offset(t))
+    slices = next(steady, None)
     return State(table, how, call.token(), gaussian=gaussian, nonnegative=same, nonpositive=other,
-                 roots=roots)  # fmt: skip
+                 roots=roots, slices=slices)  # fmt: skip
+
+
+def _offset(state: State) -> bool:
+    """Whether a tensor's mean is not zero."""
+    return bool(abs(state.mean) > 1e-9 * state.second_moment**0.5)
+
+
+def _level(state: State) -> Table:
+    """The means of a tensor as a known factor."""
+    return amplitude(state.table.folded(), state.table.mean)
 
 
 def _chosen(call: Call, states: Sequence[State]) -> State:

@@ -14,7 +14,7 @@ import numpy as np
 from fanin.errors import NotCoveredError
 from fanin.signal.graph import Node
 from fanin.signal.joint import sample
-from fanin.signal.state import State, law
+from fanin.signal.state import State, Varied, law
 from fanin.signal.table import Table
 from fanin.signal.transfer.call import Call, Gradients
 
@@ -56,6 +56,8 @@ class Draw:
     def _drawn(self, index: int, state: State) -> np.ndarray:
         """A draw from a state's own law."""
         latent, function, source, _ = law(state)
+        if isinstance(latent, Varied):
+            latent, function, source = state.table, None, state.token
         if source not in self.sources:
             self.sources[source] = sample(latent, self.generator).reshape(state.shape)
         x = self.sources[source]

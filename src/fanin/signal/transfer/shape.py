@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from math import prod
 
 import numpy as np
 
+from fanin.signal.slices import slice_of
 from fanin.signal.state import ASSUMED, CLOSED, State
 from fanin.signal.table import Table, concatenate
 from fanin.signal.transfer.call import Call, Gradients, backward, dims_of, forward, reduced_to
@@ -186,7 +188,12 @@ def _pick(call: Call) -> State:
         return table.expand(shape) if call.node.name == "repeat" else table.reshape(shape)
 
     key = (call.node.name, *((d, *_brief(index)) for d, index in moves))
-    return call.first.through(change, key, same_law=not padded)
+    made = call.first.through(change, key, same_law=not padded)
+    if call.node.name != "select" or not call.output().floating:
+        return made
+    ((d, index),) = moves
+    parent = (call.first.token, "sliced", d)
+    return replace(made, slices=slice_of(parent, call.first.table, d, int(index[0])))
 
 
 def _brief(index: np.ndarray) -> tuple[int, ...]:
