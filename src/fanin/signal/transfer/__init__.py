@@ -8,6 +8,7 @@ from fanin.signal.transfer import (
     embedding,
     linear,
     loss,
+    maxima,
     norm,
     pointwise,
     pool,
@@ -22,6 +23,6 @@ from fanin.signal.transfer.call import BACKWARD, FORWARD, Call, backward, forwar
 __all__ = ["BACKWARD", "FORWARD", "Call", "backward", "forward"]
 
 _FAMILIES = (
-    attention, convolution, embedding, linear, loss, norm, pointwise, pool, random, recurrent,
-    reduce, sampled, shape,
+    attention, convolution, embedding, linear, loss, maxima, norm, pointwise, pool, random,
+    recurrent, reduce, sampled, shape,
 )  # fmt: skip
