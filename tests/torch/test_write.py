@@ -98,17 +98,6 @@ def test_torch_operations_have_the_kernels_bits(
         assert bits(out) == bits(expected)
 
 
-@pytest.mark.gpu
-@pytest.mark.parametrize("distribution", [*ELEMENTWISE, draw.Orthogonal()], ids=str)
-@pytest.mark.parametrize("dtype", TYPES, ids=str)
-def test_a_gpu_holds_what_the_cpu_holds(
-    distribution: draw.Distribution, dtype: torch.dtype
-) -> None:
-    expected = write_(torch.empty(300, 401, dtype=dtype), distribution, seed=3, name="w")
-    there = torch.empty(300, 401, dtype=dtype, device="cuda")
-    assert bits(write_(there, distribution, seed=3, name="w").cpu()) == bits(expected)
-
-
 def test_a_plain_tensor_is_one_region() -> None:
     (region,) = regions(torch.empty(2, 3))
     assert region.local == region.whole == (slice(0, 2), slice(0, 3))

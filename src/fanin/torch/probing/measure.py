@@ -25,7 +25,7 @@ from fanin.torch.probing.measurement import Input, Layer, Loss, Measurement
 from fanin.torch.probing.probe import Probe, Row, Trace
 from fanin.torch.probing.slope import look
 from fanin.torch.probing.statistics import moments, sample
-from fanin.torch.probing.untouched import untouched
+from fanin.torch.probing.untouched import seed_devices, untouched
 from fanin.torch.probing.weights import mean_square, never_trains, weights
 
 Gradients = Mapping[str, torch.Tensor]
@@ -114,7 +114,7 @@ def _prepare(model: nn.Module, batch: int, notes: list[str]) -> None:
         kind = type(module).__name__
         if "Drop" in kind or (batch == 1 and "BatchNorm" in kind):
             module.eval()
-    torch.manual_seed(0)
+    seed_devices(0)
     if not was_training:
         notes.append("measured in training mode, the state of the first step, not in eval mode")
 

@@ -49,6 +49,18 @@ def _random_states() -> Callable[[], None]:
     return put_back
 
 
+def seed_devices(seed: int) -> None:
+    """Seed what `untouched` puts back: the CPU, and devices that are in use.
+
+    `torch.manual_seed` also leaves a seed for devices that are first used later, and for good.
+    """
+    torch.random.default_generator.manual_seed(seed)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed_all(seed)
+    if torch.backends.mps.is_available():
+        torch.mps.manual_seed(seed)
+
+
 def _structure(model: nn.Module) -> Iterator[Callable[[], None]]:
     """Remember what each module holds: mode, tensors by name, hooks, tensors in attributes."""
     for module in model.modules():

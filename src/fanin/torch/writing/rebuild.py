@@ -84,7 +84,7 @@ def _candidates(module: nn.Module) -> Iterator[tuple[Arguments, Arguments]]:
 def _construct(module: nn.Module, arguments: Arguments, seed: int) -> dict[str, Any] | None:
     """The tensors of a new module of the same class, if it is like the old one."""
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-        torch.manual_seed(seed)
+        torch.random.default_generator.manual_seed(seed)
         try:
             new = type(module)(**arguments)
         except Exception:  # any constructor may refuse any argument
