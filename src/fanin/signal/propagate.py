@@ -305,8 +305,8 @@ def backward(signal: Signal, cotangents: Mapping[int, Table | float] | None = No
     recurrences = scans(graph)
     for node in reversed(graph.nodes):
         for index in recurrences.keys() & set(node.outputs) & terms.keys():
-            scan, table = recurrences[index], signal.states[index].table
-            if (common := carried(scan, table, signal.states, gradients)) is not None:
+            common = carried(recurrences[index], signal.states, gradients)
+            if common is not None:
                 terms[index].append(Term(("scan", index), common))
         arriving = [_arrived(i, terms.get(i, ()), signal) for i in node.outputs]
         for index, parts in zip(node.outputs, arriving, strict=True):

@@ -1,8 +1,8 @@
 """Recurrences that a program writes out step by step over the slices of two tensors.
 
-In s_t = a_t s_(t-1) + b_t, with a_t and b_t slices of tensors A and B, the gradient of a_t is
-g_t s_(t-1), where g_t is that of s_t. From step to step neither factor changes much if a is near 1,
-so that over positions these gradients add up. With means of a that do not depend on the rest,
+In s_t = a_t s_(t-1) + b_t, with a_t and b_t slices of tensors A and B, the gradient of b_t is g_t,
+that of s_t, and the gradient of a_t is g_t s_(t-1). From step to step neither factor changes much
+if a is near 1, so that over positions these gradients add up. With a independent of the rest,
 
     E[g_t g_u] = E[a_(t+1)] ... E[a_u] E[g_u^2],                                    t < u
     E[s_t s_u] = E[a_u] E[s_t s_(u-1)] + E[s_t b_u].
@@ -38,29 +38,41 @@ class Step:
 
 @dataclass(frozen=True)
 class Scan:
-    """A recurrence over the slices of one tensor of factors.
+    """A recurrence over the slices of two tensors.
 
     Args:
-        dim: the dimension that is sliced.
+        parent: the tensor of factors, or the one that is added.
+        dim: the dimension of it that is sliced.
         steps: from the first to the last.
+        factors: whether the parent holds the factors.
     """
 
+    parent: int
     dim: int
     steps: tuple[Step, ...]
+    factors: bool
 
 
 def scans(graph: Graph) -> dict[int, Scan]:
-    """The recurrences of a graph, by the tensor that holds their factors."""
-    found: dict[tuple[int, int], list[Step]] = {}
+    """The recurrences of a graph, by each of the two tensors whose slices they read."""
+    chains: list[list[Step]] = []
     for node in graph.nodes:
         if node.name == "add" and len(node.inputs) == 2 and (step := _step(graph, node)):
-            slicing = graph.producer(step.factor)
-            assert slicing is not None
-            steps = found.setdefault((slicing.inputs[0], slicing["dim"]), [])
-            if not steps or steps[-1].after == step.before:
-                steps.append(step)
-    dims = {parent: len(graph.values[parent].shape) for parent, _ in found}
-    return {p: Scan(d % dims[p], tuple(s)) for (p, d), s in found.items() if len(s) > 2}
+            chain = next((c for c in chains if c[-1].after == step.before), None)
+            if chain is None:
+                chains.append([step])
+            else:
+                chain.append(step)
+    found = {}
+    for chain in chains:
+        for factors in (True, False):
+            slices = [graph.producer(s.factor if factors else s.added) for s in chain]
+            sources = {(n.inputs[0], n["dim"]) for n in slices if n is not None}
+            if len(chain) > 2 and len(sources) == 1:
+                ((parent, dim),) = sources
+                n = len(graph.values[parent].shape)
+                found[parent] = Scan(parent, dim % n, tuple(chain), factors)
+    return found
 
 
 def _step(graph: Graph, node: Node) -> Step | None:
@@ -83,50 +95,50 @@ def _slices(graph: Graph, index: int) -> bool:
 
 
 def carried(
-    scan: Scan, parent: Table, states: Mapping[int, State], gradients: Mapping[int, Table]
+    scan: Scan, states: Mapping[int, State], gradients: Mapping[int, Table]
 ) -> Table | None:
-    """What the gradients of two factors have in common, as part of the gradient of all of them."""
-    last = states[scan.steps[-1].after].table
+    """What the gradients of two slices have in common, as part of the gradient of all of them."""
+    last, parent = states[scan.steps[-1].after].table, states[scan.parent].table.own(scan.dim)
+    count = len(scan.steps)
     if any(s.after not in gradients for s in scan.steps) or last.resolved or parent.resolved:
         return None
-    dims, count = list(parent.own(scan.dim).dims), len(scan.steps)
-    del dims[scan.dim]
-    if tuple(dims) != last.dims:
-        return None
     total = _common(scan, last, states, gradients) * 2 / (count * (count - 1))
-    (a,) = parent.own(scan.dim).axes((scan.dim,))
-    k = total.ndim + 1
+    whole = Table((*last.dims[: scan.dim], parent.dims[scan.dim], *last.dims[scan.dim :]),
+                  np.zeros(()), np.zeros(()))  # fmt: skip
+    (a,) = whole.axes((scan.dim,))
+    k = len(whole.factors)
+    total = np.broadcast_to(total, np.broadcast_shapes(total.shape, (1,) * (k - 1)))
     pairs = np.zeros((2,) * k + (*total.shape[:a], 1, *total.shape[a:]))
     pairs[tuple(int(i == a) for i in range(k))] = np.expand_dims(total, a)
-    return Table(parent.own(scan.dim).dims, np.zeros((1,) * k), pairs)
+    return Table(whole.dims, np.zeros((1,) * k), pairs)
 
 
 def _common(
     scan: Scan, like: Table, states: Mapping[int, State], gradients: Mapping[int, Table]
 ) -> Array:
-    """The sum over pairs of steps t < u of E[g_t g_u] E[s_(t-1) s_(u-1)], by element."""
+    """The sum over pairs of steps t < u of E[g_t g_u], for factors times E[s_(t-1) s_(u-1)]."""
 
     def laid(table: Table) -> Table:
         return align(table, like)[0]
 
     total: Array = np.zeros(())
-    weights: list[Array] = []  # E[a_(t+1)] ... E[a_u], for each t
-    states_met: list[Array] = []  # E[s_(t-1) s_(u-1)], for each t
-    slices: list[Array] = []  # what E[s_(t-1) b] is over the covariance of two slices
+    through: list[Array] = []  # E[a_(t+1)] ... E[a_u], for each t
+    met: list[Array] = []  # E[s_(t-1) s_(u-1)], for each t
+    held: list[Array] = []  # what E[s_(t-1) b] is over the covariance of two slices
     for place, step in enumerate(scan.steps):
         factor = laid(states[step.factor].table).mean
         gradient = laid(gradients[step.after]).same
         if place:
             previous = scan.steps[place - 1]
-            before, added = states[step.before], states[previous.added].slices
-            through = laid(states[previous.factor].table).mean
-            met = laid(added.beside).same if added is not None else np.zeros(())
-            states_met = [through * x + w * met for x, w in zip(states_met, slices, strict=True)]
-            weights = [w * factor for w in weights]
-            for w, x in zip(weights, states_met, strict=True):
-                total = total + w * gradient * x
-            states_met.append(laid(before.table).same)
-            held = before.slices
-            slices.append(laid(held.weight).mean if held is not None else np.zeros(()))
-            weights.append(np.ones(()))
+            slices = states[previous.added].slices
+            beside = laid(slices.beside).same if slices is not None else np.zeros(())
+            last = laid(states[previous.factor].table).mean
+            met = [last * x + w * beside for x, w in zip(met, held, strict=True)]
+            through = [x * factor for x in through]
+            for x, y in zip(through, met, strict=True):
+                total = total + x * gradient * (y if scan.factors else 1.0)
+        before = states[step.before]
+        met.append(laid(before.table).same)
+        held.append(laid(before.slices.weight).mean if before.slices else np.zeros(()))
+        through.append(np.ones(()))
     return total

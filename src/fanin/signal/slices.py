@@ -38,10 +38,6 @@ class Slices:
     beside: Table
     weight: Table
 
-    def times(self, factor: Table) -> Slices:
-        """The sum times an independent tensor."""
-        return replace(self, weight=product(self.weight, factor))
-
 
 def slice_of(parent: Hashable, table: Table, dim: int, index: int) -> Slices:
     """One slice of a tensor."""
@@ -65,6 +61,15 @@ def together(first: Slices | None, second: Slices | None, table: Table) -> Array
     return np.asarray(beside.pairs * (one + other) / 2)
 
 
-def joined(first: Slices, second: Slices) -> Slices:
-    """The sum of two sums of slices of one tensor."""
-    return replace(second, weight=add(first.weight, second.weight))
+def joined(first: Slices | None, second: Slices | None, a: float, b: float) -> Slices | None:
+    """a x + b y of two sums of slices of one tensor."""
+    if first is None or second is None:
+        return None
+    return replace(second, weight=add(first.weight * a, second.weight, b))
+
+
+def scaled(slices: Slices | None, factor: Table) -> Slices | None:
+    """A sum of slices times an independent tensor; None where that has no mean."""
+    if slices is None or abs(factor.average) <= 1e-9 * factor.second_moment**0.5:
+        return None
+    return replace(slices, weight=product(slices.weight, factor.folded()))

@@ -11,7 +11,7 @@ import numpy as np
 from fanin.signal.copula import seen_by, summed
 from fanin.signal.fixed import is_fixed, with_fixed
 from fanin.signal.joint import sample
-from fanin.signal.slices import joined, together
+from fanin.signal.slices import joined, scaled, together
 from fanin.signal.state import (
     ASSUMED,
     CLOSED,
@@ -66,7 +66,7 @@ def affine(state: State, scale: float, shift: float, token: object) -> State:
 
     return replace(
         state, table=state.table * scale + shift, how=CLOSED, token=token, latent=latent,
-        slices=state.slices and state.slices.times(Table.constant(state.shape, scale)),
+        slices=scaled(state.slices, Table.constant(state.shape, scale)),
         function=function, source=source, gaussian=exact, data=None, allowed=None,
         nonnegative=shift >= 0 and (state.nonnegative if scale >= 0 else state.nonpositive),
         nonpositive=shift <= 0 and (state.nonpositive if scale >= 0 else state.nonnegative),
@@ -232,15 +232,10 @@ def _masked_where(call: Call) -> State | None:
 
 def _with_fixed(call: Call, states: Sequence[State]) -> State | None:
     """A function of a Gaussian with a fixed tensor that has a profile."""
-    for place, x in enumerate(states):
-        fixed = states[1 - place]
-        if linear_in_z(x) or not _lawful(x) or not is_fixed(fixed, x):
-            continue
-
-        def step(x: np.ndarray, y: np.ndarray, place: int = place) -> np.ndarray:
-            return _run(call, (x, y) if place == 0 else (y, x))
-
-        return with_fixed(x, fixed, step, call.token())
+    for order in (slice(None), slice(None, None, -1)):
+        x, fixed = states[order]
+        if not linear_in_z(x) and _lawful(x) and is_fixed(fixed, x):
+            return with_fixed(x, fixed, lambda *both, o=order: _run(call, both[o]), call.token())
     return None
 
 
@@ -266,10 +261,7 @@ def _sum(call: Call, states: Sequence[State]) -> State:
     if x.roots & y.roots and _varies(x) and _varies(y) and cross is None:
         how = f"{ASSUMED}: uncorrelated operands"
     keeps = x.nonnegative and y.nonnegative and a >= 0 and b >= 0
-    slices = None
-    if cross is not None and x.slices and y.slices:
-        factors = [Table.constant(call.shape, scale) for scale in (a, b)]
-        slices = joined(x.slices.times(factors[0]), y.slices.times(factors[1]))
+    slices = joined(x.slices, y.slices, a, b) if cross is not None else None
     state = State(table, how, call.token(), gaussian=alike, nonnegative=keeps, roots=call.roots,
                   slices=slices)  # fmt: skip
     if alike or x.roots & y.roots or not (_lawful(x) and _lawful(y)) or not table.variance > 0:
@@ -369,20 +361,9 @@ def _product(call: Call, states: Sequence[State]) -> State:
     roots = frozenset({call.token()}) if zero and not x.roots & y.roots else call.roots
     same = (x.nonnegative and y.nonnegative) or (x.nonpositive and y.nonpositive)
     other = (x.nonnegative and y.nonpositive) or (x.nonpositive and y.nonnegative)
-    steady = (s.slices.times(_level(t)) for s, t in ((x, y), (y, x)) if s.slices and _offset(t))
-    slices = next(steady, None)
+    slices = scaled(x.slices, y.table) or scaled(y.slices, x.table)
     return State(table, how, call.token(), gaussian=gaussian, nonnegative=same, nonpositive=other,
                  roots=roots, slices=slices)  # fmt: skip
-
-
-def _offset(state: State) -> bool:
-    """Whether a tensor's mean is not zero."""
-    return bool(abs(state.mean) > 1e-9 * state.second_moment**0.5)
-
-
-def _level(state: State) -> Table:
-    """The means of a tensor as a known factor."""
-    return amplitude(state.table.folded(), state.table.mean)
 
 
 def _chosen(call: Call, states: Sequence[State]) -> State:
