@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from fanin.signal.propagate import propagate
 from fanin.signal.spec import Spec
+from fanin.signal.state import Given
 from fanin.signal.transfer.attention import concentration
 from fanin.signal.transfer.embedding import coincidence
 from fanin.torch.tracing.trace import trace
@@ -119,6 +120,35 @@ def test_causal_attention_twice_keeps_pairs_of_positions() -> None:
     state = found.signal[found.last("scaled_dot_product_attention")]
     profile = state.table.same.ravel()
     assert (np.diff(profile) < 0).all()  # later positions average more values
+
+
+class Grouped(nn.Module):
+    """Causal attention of four heads of queries to two of keys and values, and a layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        sizes = (64, 32, 32, 64)
+        self.parts = nn.ModuleList(nn.Linear(64, n, bias=False) for n in sizes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (w(x).unflatten(-1, (-1, 16)).transpose(1, 2) for w in list(self.parts)[:3])
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
+        return self.parts[3](y.transpose(1, 2).flatten(2))
+
+
+def test_long_causal_attention_keeps_pairs_of_positions() -> None:
+    """The first two positions share half of what they see, the last two next to nothing."""
+    model, weights = nn.Sequential(Grouped(), Grouped()), Given(variance=1 / 64)
+    graph = trace(model, Spec((2, 128, 64)))
+    signal = propagate(graph, {n: weights for n, _ in model.named_parameters()})
+    first, last = (
+        signal[n.outputs[0]].table for n in graph.nodes if n.path in ("0.parts.3", "1.parts.3")
+    )
+    pairs = first.pairs[0, :, 0, 0, :, 0]
+    assert pairs.shape == (128, 128)
+    assert pairs[0, 1] == pytest.approx(0.5 * pairs[0, 0], rel=0.02)
+    assert pairs[126, 127] < 0.02 * pairs[0, 0]
+    assert last.pairs[0, 1, 0, 0, 0, 0] > 0.7 * last.pairs[0, 0, 0, 0, 0, 0]
 
 
 def test_concentration_of_softmax_weights() -> None:

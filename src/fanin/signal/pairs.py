@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     Array = NDArray[Any]
 
 # Above so many numbers a table averages its evenest profile; above so many it folds resolved axes.
-_LARGEST, RESOLVED = 1 << 15, 1 << 17
+_LARGEST, RESOLVED = 1 << 15, 1 << 18
 
 
 @dataclass(frozen=True, eq=False)
@@ -404,13 +404,13 @@ class Table:
         """Without profiles that say nothing, and without those that would not fit."""
         k = len(self.factors)
         mean, pairs = self.mean, self.pairs
-        if self.resolved and pairs.size > RESOLVED:
-            return self.folded()._compact()
         for a in range(k):
             if pairs.shape[a] == 2 and pairs.shape[k + a] > 1 and _constant(pairs, k + a):
                 pairs = pairs.mean(axis=k + a, keepdims=True)
             if mean.shape[a] > 1 and _constant(mean, a):
                 mean = mean.mean(axis=a, keepdims=True)
+        if self.resolved and pairs.size > RESOLVED:
+            return Table(self.dims, mean, pairs).folded()._compact()
         while not self.resolved and pairs.size > _LARGEST:
             level = pairs[(0,) * k]
             wide = [a for a in range(k) if level.shape[a] > 1]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from fanin.signal.table import Table, product
+from fanin.signal.table import Table, align, product
 
 
 def matmul(x: Table, y: Table) -> Table:
@@ -31,8 +31,17 @@ def averaged(weights: Table, values: Table) -> Table:
     if n < 3 or weights.shape[-2:] != (n, n):
         return matmul(weights, values)
     by_row = _by_row(values.coarse((-2,)), n)
-    rows = _meeting(weights.own(-1).own(-2), n)
-    return product(rows.unsqueeze(len(weights.dims)), by_row).sum((-2,))
+    rows = _meeting(weights.own(-1).own(-2), n).unsqueeze(len(weights.dims))
+    equal, other = (product(_columns(rows, i), _columns(by_row, i)) for i in (0, 1))
+    equal, other = align(equal, other)  # summed before they meet, as resolved rows are large
+    return Table(equal.dims, n * equal.mean, n * equal.pairs + n * (n - 1) * other.pairs)
+
+
+def _columns(x: Table, differ: int) -> Table:
+    """The array [..., columns, features] of pairs of the same column (0) or of two (1)."""
+    (j,), k = x.axes((-2,)), len(x.factors)
+    pairs = x.pairs.mean(k + j).take(differ, j)
+    return Table((*x.dims[:-2], x.dims[-1]), x.mean.mean(j), pairs)
 
 
 def _meeting(rows: Table, n: int) -> Table:
