@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 
 from fanin.planning.reading import NORMS, Use, named, read
-from fanin.signal.compound import Attention, attentions, compounds
+from fanin.signal.compound import Attention, Compound, attentions, compounds
 from fanin.signal.fuse import Function, Fusion, fuse
 from fanin.signal.graph import Graph, Node, Ref
 
@@ -113,14 +113,19 @@ class Flow:
     @cached_property
     def norms(self) -> dict[int, int]:
         """For each value that a norm made, the value that the norm read."""
-        found = {c.output: c.source for c in compounds(self.graph) if c.kind.endswith("_norm")}
+        found = {c.output: c.source for c in self._compounds if c.kind.endswith("_norm")}
         found |= {n.outputs[0]: n.inputs[0] for n in self.graph.nodes if n.name in NORMS}
         return found
 
     @cached_property
     def attentions(self) -> dict[int, Attention]:
         """Attentions by the value that they make."""
-        return {a.output: a for a in attentions(self.graph)}
+        return {a.output: a for a in attentions(self.graph, self._compounds)}
+
+    @cached_property
+    def _compounds(self) -> tuple[Compound, ...]:
+        """Norms and softmaxes that are spelled out."""
+        return compounds(self.graph)
 
     @cached_property
     def uses(self) -> dict[str, tuple[Use, ...]]:

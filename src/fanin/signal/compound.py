@@ -100,11 +100,14 @@ def compounds(graph: Graph) -> tuple[Compound, ...]:
     return tuple(found)
 
 
-def attentions(graph: Graph) -> tuple[Attention, ...]:
+def attentions(
+    graph: Graph, spelled: tuple[Compound, ...] | None = None
+) -> tuple[Attention, ...]:
     """Every softmax attention of a graph: softmax(q k' ...) v, in one operation or in many.
 
     Args:
         graph: a traced graph.
+        spelled: its `compounds`, where they are known already.
 
     Returns:
         Them, in order of execution.
@@ -113,7 +116,8 @@ def attentions(graph: Graph) -> tuple[Attention, ...]:
         >>> attentions(Graph((), (), (), (), ()))
         ()
     """
-    by_hand = {c.output: c for c in compounds(graph) if c.kind == "softmax"}
+    spelled = compounds(graph) if spelled is None else spelled
+    by_hand = {c.output: c for c in spelled if c.kind == "softmax"}
     return tuple(a for n in graph.nodes if (a := _attention(graph, n, by_hand)) is not None)
 
 
