@@ -10,6 +10,7 @@ import hashlib
 import json
 import sys
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -27,7 +28,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from fanin import draw
+from fanin.planning.plan import Centre
 from fanin.torch import init
+from fanin.torch.writing.centring import centre_
 from fanin.torch.writing.materialize import materialize_
 from fanin.torch.writing.write import write_
 
@@ -106,6 +109,41 @@ def drawn(mesh: object, placements: list[object]) -> str:
         w = empty(SHAPE, device_mesh=mesh, placements=placements)
         tensors[name] = write_(w, distribution, seed=42, name=name)
     return digest(tensors)
+
+
+CENTRES = {
+    "linear": ((21, 10), Centre("linear", 0.5)),
+    "conv": ((8, 6, 3, 3), Centre("conv", 0.5, "out in tap tap")),
+    "transposed": ((12, 5, 3), Centre("transposed", 0.5, "in out tap", groups=2)),
+}
+
+
+def centred(empty_like: Callable[[str, tuple[int, ...]], torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Weights whose inputs sum to zero, and biases that take out what a weight adds up."""
+    tensors = {}
+    for name, (shape, centre) in CENTRES.items():
+        weight = write_(empty_like(name, shape), draw.Normal(), seed=42, name=name)
+        outputs = shape[0] if name != "transposed" else 2 * shape[1]
+        bias = write_(empty_like("bias", (outputs,)), draw.Constant(0.25), seed=42, name="bias")
+        centre_(bias, centre, weight)
+        centre_(weight, centre, None)
+        tensors |= {name: weight, f"{name}.bias": bias}
+    return tensors
+
+
+def centred_scenarios(ranks: int) -> dict[str, str]:
+    """The same on DTensors that are sharded by outputs, by inputs, or not at all."""
+    mesh = init_device_mesh("cpu", (ranks,))
+    placements = {"centred0": Shard(0), "centred1": Shard(1), "centred": Replicate()}
+
+    def sharded_by(placement: object) -> dict[str, torch.Tensor]:
+        def like(name: str, shape: tuple[int, ...]) -> torch.Tensor:
+            its = Shard(0) if name == "bias" and placement == Shard(1) else placement
+            return empty(shape, device_mesh=mesh, placements=[its])
+
+        return centred(like)
+
+    return {case: digest(sharded_by(placement)) for case, placement in placements.items()}
 
 
 def tensor_scenarios(ranks: int) -> dict[str, str]:
@@ -226,7 +264,7 @@ def main(path: Path) -> None:
     ranks = dist.get_world_size()
     before = torch.get_rng_state()
     found = tensor_scenarios(ranks) | model_scenarios(ranks) | global_fans(ranks)
-    found |= room(ranks)
+    found |= centred_scenarios(ranks) | room(ranks)
     assert torch.equal(before, torch.get_rng_state())
     if dist.get_rank() == 0:
         path.write_text(json.dumps(found))

@@ -64,7 +64,7 @@ def test_every_placement_holds_the_same_tensors(found, ranks_module: ModuleType)
         for name, d in ranks_module.DISTRIBUTIONS.items()
     }
     expected = ranks_module.digest(alone)
-    assert {r: len(f) for r, f in found.items()} == {1: 11, 2: 11, 4: 16}
+    assert {r: len(f) for r, f in found.items()} == {1: 14, 2: 14, 4: 19}
     for hashes in found.values():
         for case in ("shard0", "shard1", "replicate", "both", "twice", "half"):
             assert hashes.get(case, expected) == expected, case
@@ -97,6 +97,18 @@ def test_fans_are_those_of_the_whole_tensor(found, ranks_module) -> None:
         for std in hashes["xavier stds"]:  # within 4 standard errors
             assert abs(std / (2 / 4104) ** 0.5 - 1) < 4 / (2 * count) ** 0.5
     assert len(set(found[4]["xavier stds"])) == 4
+
+
+def test_zero_sums_and_centred_biases_are_the_same_when_sharded(found, ranks_module) -> None:
+    """Along the inputs too, where a sum lies on several ranks."""
+    alone = ranks_module.centred(lambda name, shape: torch.empty(shape))
+    for name, words in (("linear", (1,)), ("conv", (1,)), ("transposed", (1,))):
+        weight = alone[name].unflatten(0, (2, -1)) if name == "transposed" else alone[name]
+        assert weight.sum(words).abs().max() < 1e-5
+        assert weight.std() > 0.8
+    expected = ranks_module.digest(alone)
+    for hashes in found.values():
+        assert {hashes[case] for case in ("centred0", "centred1", "centred")} == {expected}
 
 
 def test_no_rank_holds_the_whole_tensor(found) -> None:

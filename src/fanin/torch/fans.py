@@ -133,12 +133,26 @@ def row_sums(weight: torch.Tensor, counted: Fans) -> torch.Tensor:
 
 def row_sums_by(weight: torch.Tensor, axes: str, groups: int, shared_by: int) -> torch.Tensor:
     """The sums of `row_sums`, from the layout alone."""
-    words = axes.split()
-    if groups > 1 and words[0] == "in":  # a transposed convolution keeps groups apart
-        weight = weight.unflatten(0, (groups, -1))
-        words = ["expert", *words]
+    weight, words = by_group(weight, axes, groups)
     summed = [i for i, word in enumerate(words) if word in ("in", "tap")]
     return weight.sum(summed, dtype=torch.float64) / shared_by
+
+
+def by_group(weight: torch.Tensor, axes: str, groups: int) -> tuple[torch.Tensor, list[str]]:
+    """A weight with an axis of its own for groups that its inputs would mix, and a word per axis.
+
+    Only the weight of a transposed convolution mixes them. Where its groups lie on several ranks,
+    they are gathered: torch takes no axis apart whose parts are uneven.
+    """
+    words = axes.split()
+    if groups == 1 or words[0] != "in":
+        return weight, words
+    if hasattr(weight, "placements") and hasattr(weight, "redistribute"):
+        from torch.distributed.tensor import Replicate
+
+        whole = [Replicate() if getattr(p, "dim", None) == 0 else p for p in weight.placements]
+        weight = weight.redistribute(placements=whole)
+    return weight.unflatten(0, (groups, -1)), ["expert", *words]
 
 
 def _declared(shape: Sequence[int], axes: str | None, splits: Splits) -> Fans:

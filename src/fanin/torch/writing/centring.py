@@ -7,7 +7,7 @@ import math
 import torch
 
 from fanin.planning.plan import Centre
-from fanin.torch.fans import row_sums_by
+from fanin.torch.fans import by_group, row_sums_by
 
 
 def centre_(tensor: torch.Tensor, centre: Centre, weight: torch.Tensor | None) -> None:
@@ -25,9 +25,7 @@ def centre_(tensor: torch.Tensor, centre: Centre, weight: torch.Tensor | None) -
 
 def _zero_sums(weight: torch.Tensor, centre: Centre) -> torch.Tensor:
     """The weight less its mean over the inputs at every tap, as large as before."""
-    words, drawn = centre.axes.split(), weight.double()
-    if centre.groups > 1 and words[0] == "in":  # a transposed convolution keeps groups apart
-        words, drawn = ["expert", *words], drawn.unflatten(0, (centre.groups, -1))
+    drawn, words = by_group(weight.double(), centre.axes, centre.groups)
     inputs = [i for i, word in enumerate(words) if word == "in"]
     n = math.prod(drawn.shape[i] for i in inputs)
     apart = drawn - drawn.mean(inputs, keepdim=True)
