@@ -194,16 +194,18 @@ class Experts(nn.Module):
 class Tied(nn.Module):
     """An embedding that is also the head."""
 
-    def __init__(self, words: int = 500, width: int = 64) -> None:
+    def __init__(self, words: int = 500, width: int = 64, residual: bool = False) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(words, width)
+        self.embedding, self.residual = nn.Embedding(words, width), residual
         self.mix = nn.Linear(width, width, bias=False)
         self.norm = nn.LayerNorm(width)
         self.head = nn.Linear(width, words, bias=False)
         self.head.weight = self.embedding.weight
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.norm(self.mix(self.embedding(x))))
+        rows = self.embedding(x)
+        mixed = self.mix(rows)
+        return self.head(self.norm(mixed + rows if self.residual else mixed))
 
 
 class Siren(nn.Module):

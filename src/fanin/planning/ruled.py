@@ -203,8 +203,14 @@ def _beside(weight: Weight, scene: Scene) -> float:
 
 
 def tied_std(weight: Weight, scene: Scene, variance: float) -> float:
-    """The std of a head that is also a table, for logits of this variance after a norm."""
+    """The std of a head that is also a table, for logits of this variance after a norm.
+
+    A stream that keeps the row of its own token, with cosine r, gives that token a logit of
+    r (variance d)^(1/2). At most ln C, it adds no more than the other C tokens to the loss:
+    C exp(variance / 2) + exp(r ln C).
+    """
     assert weight.source is not None
+    variance = min(variance, math.log(weight.shape[0]) ** 2 / weight.fans.fan_in)
     function = weight.source.function
     second = 1.0
     if function is not None:
