@@ -138,3 +138,7 @@ def test_shapes_without_a_matrix_are_refused() -> None:
         "DeltaOrthogonal: expected a kernel [out, in, taps...] of three dimensions or more, "
         "got shape (5, 4); use Orthogonal for a matrix"
     )
+    kernel = np.full((5, 4, 3), 2.0, np.float32)
+    with pytest.raises(ArgumentError, match=r"dimension 0 a multiple of 2, got shape \(5, 4\)"):
+        draw.fill(kernel, draw.DeltaOrthogonal(groups=2), seed=2, name="w")
+    assert (kernel == 2).all()  # refused before the zeros are written

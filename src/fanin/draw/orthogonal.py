@@ -56,14 +56,15 @@ def fill_orthogonal(
 ) -> None:
     """Draw the wanted part of a tensor, computing only the columns that it needs."""
     if isinstance(distribution, DeltaOrthogonal):
-        out[...] = np.zeros((), out.dtype)
         centre = _centre(distribution, part)
+        part = Block(part.tensor[:2], part.picked[:2])
+        distribution = Orthogonal(distribution.gain, distribution.groups, keep=distribution.keep)
+        _matrix_shape(distribution, part.tensor)  # refused before anything is written
+        out[...] = np.zeros((), out.dtype)
         if centre is None:
             return
         everything: tuple[slice | int, ...] = (slice(None), slice(None), *centre)
         out = out[everything]
-        part = Block(part.tensor[:2], part.picked[:2])
-        distribution = Orthogonal(distribution.gain, distribution.groups, keep=distribution.keep)
     height, width = _matrix_shape(distribution, part.tensor)
     gain = distribution.gain
     if distribution.keep == "second_moment":

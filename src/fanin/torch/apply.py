@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -27,7 +28,8 @@ from fanin.torch.writing.held import held_interrupts
 from fanin.torch.writing.materialize import wrapper_notes
 from fanin.torch.writing.progress import progress
 from fanin.torch.writing.seeds import seed_of
-from fanin.torch.writing.write import write_
+from fanin.torch.writing.undo import Undo
+from fanin.torch.writing.write import refuse_values, write_
 
 
 def plan(model: nn.Module, inputs: Inputs, rule: object = "auto") -> Plan:
@@ -158,8 +160,12 @@ def apply_(
             not in the plan.
         UninitializedError: a tensor on meta, or a placeholder without elements.
         NotCoveredError: a parametrization that cannot take values.
-        All are found before anything is written, or what was written is put back. An interrupt
-        waits until all is written; a second one does not wait.
+        All are found before anything is written, or what was written is put back.
+
+    An interrupt waits until all is written; a second one does not wait. Whatever else ends the
+    writing, a lack of memory above all: tensors of 64 MiB together are put back. Of larger models
+    the tensors that need memory to be drawn go first, and the first of them is put back; after
+    that the error carries a note that some have new values.
 
     Example:
         >>> net = nn.Linear(4, 2)
@@ -172,21 +178,18 @@ def apply_(
     model = original(model, "apply_(model)")
     seed = seed_of("apply_", seed, generator, plan)
     _check(model, plan)
-    order = sorted(plan.rows, key=lambda row: (_reads_another(row), row.kind != "parametrized"))
+    order = sorted(plan.rows, key=_turn)
     written = [row for row in order if row.values is not None]
     later = [row for row in written if is_lazy(_tensor(model, row.path))]
     now = [row for row in written if row not in later]
-    before = {row.path: _state(model, row) for row in now if row.kind == "parametrized"}
-    sizes = [math.prod(row.shape) for row in now]
-    with torch.no_grad(), held_interrupts(), progress(sum(sizes)) as advance:
-        try:  # parametrizations go first: they alone can fail, and they are put back
-            for row, size in zip(now, sizes, strict=True):
+    undo = Undo(sum(_tensor(model, row.path).nbytes for row in now))
+    total = sum(map(_size, now))
+    with torch.no_grad(), held_interrupts(), progress(total) as advance, undo:
+        for row in now:
+            old, must = functools.partial(_old_values, model, row), row.kind == "parametrized"
+            with undo.writing(old, must=must, may_fail=_needs_room(row)):
                 _write(model, row, seed)
-                advance(size)
-        except BaseException:
-            for path, state in before.items():
-                _owner(model, path)[0].load_state_dict(state)
-            raise
+            advance(_size(row))
     for path in dict.fromkeys(row.path.rpartition(".")[0] for row in later):
         rows = [row for row in later if row.path.rpartition(".")[0] == path]
         AtFirstForward(model, path, rows, seed)
@@ -283,11 +286,24 @@ def _fits(model: nn.Module, row: Row) -> None:
         )
     elif isinstance(row.values, draw.Orthogonal | draw.DeltaOrthogonal) and len(row.shape) < 2:
         raise PlanError(f"apply_: {row.path}", expected="a matrix", got=f"shape {row.shape}")
+    if row.values is not None and not tensor.is_meta:
+        refuse_values(f"apply_: {row.path}", tensor.detach(), row.values)
 
 
-def _reads_another(row: Row) -> bool:
-    """Whether a row is written from what another holds."""
-    return row.centre is not None and row.centre.weight != row.path
+def _turn(row: Row) -> tuple[bool, bool, int]:
+    """When a row is written: what can fail goes first, what reads another row goes last."""
+    reads = row.centre is not None and row.centre.weight != row.path
+    return reads, row.kind != "parametrized", -_size(row) if _needs_room(row) else 1
+
+
+def _needs_room(row: Row) -> bool:
+    """Whether more memory than a few pages is needed beside the tensor while it is written."""
+    own = row.centre is not None and row.centre.weight == row.path
+    return own or isinstance(row.values, draw.Orthogonal | draw.DeltaOrthogonal | Mirrored)
+
+
+def _size(row: Row) -> int:
+    return math.prod(row.shape)
 
 
 def _owner(model: nn.Module, path: str) -> tuple[nn.Module, str]:
@@ -304,7 +320,12 @@ def _tensor(model: nn.Module, path: str) -> torch.Tensor:
     return tensor
 
 
-def _state(model: nn.Module, row: Row) -> dict[str, torch.Tensor]:
-    """A copy of what a parametrized weight is computed from."""
-    owner = _owner(model, row.path)[0]
-    return {name: tensor.clone() for name, tensor in owner.state_dict().items()}
+def _old_values(model: nn.Module, row: Row) -> Callable[[], object]:
+    """Copy what writing a row changes; the result puts it back."""
+    owner, name = _owner(model, row.path)
+    if row.kind == "parametrized":
+        state = {key: tensor.clone() for key, tensor in owner.state_dict().items()}
+        return lambda: owner.load_state_dict(state)
+    tensor = getattr(owner, name).detach()
+    old = tensor.clone()
+    return lambda: tensor.copy_(old)

@@ -31,9 +31,6 @@ def held_interrupts() -> Iterator[None]:
     signal.signal(signal.SIGINT, hold)
     try:
         yield
-    except KeyboardInterrupt as error:
-        error.add_note("fanin was writing: some tensors have new values, others the old ones")
-        raise
     finally:
         signal.signal(signal.SIGINT, before)
     if waiting:

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from fanin import draw
-from fanin.errors import ArgumentError, ArgumentTypeError, UninitializedError
+from fanin.draw.rounding import FORMATS
+from fanin.errors import ArgumentError, ArgumentTypeError, FaninError, UninitializedError
 from fanin.planning.plan import Mirrored, Stack, Values
 from fanin.torch.provenance.recording import wrote
 from fanin.torch.writing import device
@@ -94,6 +95,29 @@ def refuse_placeholder(where: str, tensor: torch.Tensor) -> None:
             got="one on the meta device",
             fix="use fanin.materialize_",
         )
+
+
+def refuse_values(where: str, tensor: torch.Tensor, values: Values) -> None:
+    """Raise for values that `write_` would not draw: of another shape, or beyond the type."""
+    dtype, whole = str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape)
+    storage = FORMATS[dtype].storage if dtype in FORMATS else np.uint8
+    for _ in regions(tensor, where):
+        break
+    parts: list[tuple[tuple[int, ...], draw.Distribution]]
+    if isinstance(values, Stack):
+        parts = [((rows, *whole[1:]), distribution) for rows, distribution in values.blocks]
+    elif isinstance(values, Mirrored):
+        parts = [(values.half(whole), values.values)]
+    else:
+        parts = [(whole, values)]
+    for shape, distribution in parts:
+        nothing = np.empty([0] * len(shape), storage)
+        index = (slice(0, 0),) * len(shape)
+        try:
+            draw.fill(nothing, distribution, seed=0, name="", shape=shape, index=index, dtype=dtype)
+        except FaninError as error:
+            error.add_note(where)
+            raise
 
 
 def _stacked(where: str, values: Values, name: str, tensor: Any, region: Any) -> Any:
