@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from tests.planning import networks as net
+from tests.zoo import entry
 from torch import nn
 
 import fanin
@@ -520,3 +521,21 @@ def test_a_transposed_convolution_takes_the_mean_out_at_every_tap() -> None:
     assert weight.sum(0).abs().max() < 1e-4 * weight.abs().max()
     second = model[:5](x).square().mean().item()
     assert second == pytest.approx(1.0, rel=0.2)
+
+
+def test_a_plan_knows_the_time_steps_that_it_leaves_alone() -> None:
+    """They are read through a view; taken as zero, they would make the scan ten times as large."""
+    pytest.importorskip("transformers")
+    zoo = entry("Mamba-style")
+    model = zoo.build(True)
+    plan = fanin.init_(model, zoo.inputs(True))
+    row = plan["backbone.layers.0.mixer.out_proj.weight"]
+    given = float(row.reason.split("E[x^2] = ")[1].split(";")[0])
+    layer = model.get_submodule("backbone.layers.0.mixer.out_proj")
+    seen: list[float] = []
+    layer.register_forward_pre_hook(lambda _, x: seen.append(float(x[0].square().mean())))
+    for seed in range(6):
+        fanin.apply_(model, plan, seed=seed)
+        with torch.no_grad():
+            model(torch.randint(0, 64, (8, 8), generator=torch.Generator().manual_seed(seed)))
+    assert 0.5 < given / np.mean(seen) < 2  # a width of 32 spreads
