@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
+from math import prod
 from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.special import ndtr
 
 from fanin.signal.joint import sample
-from fanin.signal.state import CLOSED, State, integrate, law
+from fanin.signal.state import CLOSED, State, Varied, integrate, law
 from fanin.signal.table import Table, align, concatenate, paired, product
 from fanin.signal.transfer.call import Call, Term, backward, forward
 from fanin.signal.transfer.pool import windows
@@ -187,8 +189,8 @@ def _maximum_back(call: Call, grads: Sequence[Table | None]) -> Iterator[tuple[i
     g = _shared_out(g, found, call.first.shape)
     wide, sizes = [d for d, _ in found], [index.shape[1] for _, index in found]
     latent, _, source, _ = law(call.first)
-    chance, apart = _chance(latent, wide, sizes), _own(latent, wide)
-    alone = _chance(apart, wide, sizes)
+    latent, apart = (_by_law(t, wide) for t in (latent, _own(latent, wide)))
+    chance, alone = (_chance(t, wide, sizes) for t in (latent, apart))
 
     def winning(z: np.ndarray) -> np.ndarray:
         return np.asarray(np.sqrt(np.prod(sizes) * chance(z)))
@@ -203,6 +205,14 @@ def _maximum_back(call: Call, grads: Sequence[Table | None]) -> Iterator[tuple[i
     yield call.node.inputs[0], Term((call.node.index, 0), arriving, winning, latent, source)
 
 
+def _by_law(latent: Table, wide: Sequence[int]) -> Table:
+    """A Gaussian whose positions are alike; channels may have laws of their own."""
+    flat = latent.coarse(wide).flat(wide)
+    mean = np.broadcast_arrays(flat.mean, flat.same)[0]
+    differ = tuple(a for a, n in enumerate(mean.shape) if n > 1)
+    return Varied(flat.dims, mean, flat.pairs, differ) if differ else flat
+
+
 def _own(latent: Table, wide: Sequence[int]) -> Table:
     """What an element does not share with the other positions: this alone decides who wins."""
     latent = latent.folded()
@@ -214,42 +224,71 @@ def _own(latent: Table, wide: Sequence[int]) -> Table:
 
 
 def _chance(latent: Table, wide: Sequence[int], sizes: Sequence[int]) -> Function:
-    """P(z is the largest of its window): n - 1 others that have one correlation with it.
+    """P(z is the largest of its window), element by element of a Gaussian with alike positions."""
+    std = np.sqrt(np.maximum(latent.same - latent.mean**2, 1e-300))
+    rho = np.broadcast_to(_correlation(latent, wide, sizes), std.shape)
+    levels, others = np.unique(rho), int(np.prod(sizes)) - 1
+    if len(levels) > _PARTS:
+        levels = rho.mean(keepdims=True).ravel()
+    curves = [_won(float(r), others) for r in levels]
+    single = not isinstance(latent, Varied)
+    mean, std, rho = (x.ravel() if single else x[..., None] for x in (latent.mean, std, rho))
+
+    def chance(z: np.ndarray) -> np.ndarray:
+        found = [np.interp((z - mean) / std, _PLACES, curve) for curve in curves]
+        if len(found) == 1:
+            return np.asarray(found[0])
+            return np.asarray(found[0])
+        return np.asarray(sum((rho == r) * x for r, x in zip(levels, found, strict=True)))
+
+    return chance
+
+
+_PLACES = np.linspace(-8, 8, 401)
+
+
+def _won(rho: float, others: int) -> np.ndarray:
+    """P(z_1 is above the others given z_1) at `_PLACES`, all of one correlation.
 
     *Definition.* With z_i = sqrt(rho) c + sqrt(1 - rho) e_i and c ~ N(sqrt(rho) z, 1 - rho) given
     z, the mean over c of Phi((z - sqrt(rho) c) / sqrt(1 - rho))^(n - 1).
     """
-    mean, variance = latent.average, max(latent.variance, 1e-300)
-    weight = np.ones(1)
-    shared = np.zeros(1)
-    for n in sizes:  # pairs of taps by the axes in which they differ
-        weight = np.multiply.outer(weight, [1.0, n - 1.0]).ravel()
-    for i, mask in enumerate(np.ndindex(*(2,) * len(wide))):
-        differs = [d for d, m in zip(wide, mask, strict=True) if m]
-        if differs:
-            shared = shared + weight[i] * (latent.covariance(*differs) - mean**2)
-    others = int(np.prod(sizes)) - 1
-    rho = float(np.clip(shared.item() / max(others, 1) / variance, 0.0, 0.999))
     nodes = np.linspace(-5, 5, 101)
     mass = np.exp(-nodes * nodes / 2)
-    z = np.linspace(-8, 8, 401)
-    centre = np.sqrt(rho) * z[:, None] + np.sqrt(1 - rho) * nodes
-    below = ndtr((z[:, None] - np.sqrt(rho) * centre) / np.sqrt(1 - rho))
-    level = below**others @ (mass / mass.sum())
-    return lambda x: np.asarray(np.interp((x - mean) / np.sqrt(variance), z, level))
+    z = _PLACES[:, None]
+    centre = np.sqrt(rho) * z + np.sqrt(1 - rho) * nodes
+    below = ndtr((z - np.sqrt(rho) * centre) / np.sqrt(1 - rho))
+    return np.asarray(below**others @ (mass / mass.sum()))
+
+
+def _correlation(latent: Table, wide: Sequence[int], sizes: Sequence[int]) -> np.ndarray:
+    """The average correlation of two different taps of a window, by channel, to three digits."""
+    axes = [latent.axes((d,)) for d in wide]
+    weights = np.ones(1)
+    for n in sizes:  # pairs of taps by the axes in which they differ
+        weights = np.multiply.outer(weights, [1.0, n - 1.0]).ravel()
+    shared = np.zeros(())
+    for weight, mask in zip(weights[1:], list(np.ndindex(*(2,) * len(wide)))[1:], strict=True):
+        moved = {a for own, m in zip(axes, mask, strict=True) for a in own if m}
+        entry = tuple(int(a in moved) for a in range(len(latent.factors)))
+        shared = shared + weight * (latent.pairs[entry] - latent.mean**2)
+    variance = np.maximum(latent.same - latent.mean**2, 1e-300)
+    rho = shared / max(weights[1:].sum(), 1.0) / variance
+    return np.asarray(np.round(np.clip(rho, 0.0, 0.999), 3))
 
 
 def _shared_out(g: Table, found: Sequence[tuple[int, np.ndarray]], shape: Sequence[int]) -> Table:
     """Gradients that go each to one element of its window, any of them alike.
 
-    *Definition.* With M_oi = P(i wins window o), E[g_i g_j] is the sum over pairs of different
-    windows of M_oi M_pj E[g_o g_p]; one window has one winner, which adds M_oi E[g_o^2] to i = j.
+    *Definition.* For i != j, with M_oi = P(i wins window o) = 1/n, E[g_i g_j] is the sum over pairs
+    of different windows of M_oi M_pj E[g_o g_p]. For i = j it is the sum over pairs of windows
+    that both hold i of E[g_o g_p] / n_op: i wins both if it is the largest of the n_op in either.
     """
     for d, _ in found:
         g = g.own(d)
     first = (0,) * len(g.factors)
     others, alone = g.pairs.copy(), np.zeros_like(g.pairs)
-    others[first], alone[first] = 0.0, g.pairs[first]
+    others[first], alone[first] = 0.0, g.pairs[first] * _repeated(g, found)
     rest, single = Table(g.dims, g.mean, others), Table(g.dims, g.mean * 0.0, alone)
     for d, index in found:
         chance = np.zeros((shape[d], index.shape[0]))
@@ -259,5 +298,25 @@ def _shared_out(g: Table, found: Sequence[tuple[int, np.ndarray]], shape: Sequen
     whole, single = align(rest, single)
     pairs = np.broadcast_to(whole.pairs, np.broadcast_shapes(whole.pairs.shape, single.pairs.shape))
     pairs = pairs.copy()
-    pairs[(0,) * len(whole.factors)] += single.pairs[(0,) * len(whole.factors)]
+    pairs[(0,) * len(whole.factors)] = single.pairs[(0,) * len(whole.factors)]
     return Table(whole.dims, whole.mean, pairs)
+
+
+def _repeated(g: Table, found: Sequence[tuple[int, np.ndarray]]) -> float:
+    """E[g_i^2] over what windows that do not overlap would give: one element wins several."""
+    level, n = g.pairs[(0,) * len(g.factors)].mean(), prod(index.shape[1] for _, index in found)
+    whole = 0.0
+    for shift in itertools.product(*(_shifts(index) for _, index in found)):
+        moved = {a for (d, _), (m, *_) in zip(found, shift, strict=True) if m for a in g.axes((d,))}
+        entry = tuple(int(a in moved) for a in range(len(g.factors)))
+        held, present = prod(taps for _, taps, _ in shift), prod(share for *_, share in shift)
+        whole += float(present * held / (2 * n - held) * g.pairs[entry].mean())
+    return whole / float(level) if level > 0 else 1.0
+
+
+def _shifts(index: np.ndarray) -> list[tuple[int, int, float]]:
+    """Windows that overlap along an axis: how far off, taps in both, share that have one there."""
+    ends, (count, size) = index.max(1), index.shape
+    stride = max(round((ends[-1] - ends[0]) / max(count - 1, 1)), 1)
+    reach = min((size - 1) // stride, count - 1)
+    return [(m, size - abs(m) * stride, 1 - abs(m) / count) for m in range(-reach, reach + 1)]
