@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from math import sqrt
+from math import prod, sqrt
 
 import numpy as np
 
+from fanin.signal.graph import Node
 from fanin.signal.state import CLOSED, QUADRATURE, Mask, State
 from fanin.signal.table import Table, add, align, product
 from fanin.signal.transfer.call import (
@@ -20,6 +21,8 @@ from fanin.signal.transfer.call import (
     reduced_to,
 )
 from fanin.signal.transfer.causal import averaged, matmul, transposed
+from fanin.signal.transfer.gram import deviations, spread
+from fanin.signal.transfer.linear import outer
 from fanin.signal.transfer.pointwise import HIDDEN
 
 
@@ -277,9 +280,12 @@ def _mask(call: Call, queries: int, keys: int) -> Mask | None:
 
 @forward(*_FUSED.split())
 def _attention(call: Call) -> list[State]:
-    _, k, v, _, weights, _ = _parts(call)
+    q, k, v, logits, weights, _ = _parts(call)
     table = product(weights.table, _kept(call, weights.shape))
     out = averaged(table, v.table) if weights.causal else matmul(table, v.table)
+    found = _projected(call)
+    if found is not None and q.shape == v.shape:
+        out = add(out, _leaning(q.table, v.table, Rows(logits, -1), found[2]))
     fresh = abs(v.mean) <= 1e-9 * (v.second_moment**0.5 + 1e-300)
     token = call.token()
     roots = frozenset({token}) if fresh else call.roots
@@ -288,6 +294,36 @@ def _attention(call: Call) -> list[State]:
         shape = call.output(position).shape
         states.append(_log_sum(call, position, shape, k.shape[-2]))
     return states
+
+
+def _projected(call: Call) -> tuple[Node, Node, float] | None:
+    """The layers that make keys and values, and the spread of the input that both read."""
+    made_by = [call.graph.producer(call.graph.origin(call.index(n))) for n in ("key", "value")]
+    if any(n is None or n.name != "linear" for n in made_by):
+        return None
+    key, value = (n for n in made_by if n is not None)
+    source, shape = call.graph.values[key.inputs[0]], call["key"].shape
+    rows = prod(shape) // (shape[-1] * (shape[-3] if len(shape) == 4 else 1))
+    whole = source.size == rows * source.shape[-1]
+    if key.inputs[0] != value.inputs[0] or len(shape) not in (3, 4) or not whole:
+        return None
+    return key, value, spread(call, source.index)
+
+
+def _apart(rows: Rows) -> float:
+    """What centring leaves of pairs of keys: the mean of 1 - a_i - a_j, weighed by a_i a_j."""
+    return max(1.0 - 2.0 * float(rows.moment(concentration).mean()), 0.0)
+
+
+def _leaning(query: Table, values: Table, rows: Rows, width: float) -> Table:
+    """What an average of values has along its query: keys near the query have values alike.
+
+    *Definition.* With logits of variance s^2 and the spread 1/d of x, a part of variance
+    s^2 Var(v) / d, which two rows share as they share their queries.
+    """
+    varies = max(values.second_moment - values.covariance(-2), 0.0)
+    part = width * _apart(rows) * rows.own * varies
+    return query * sqrt(part / max(query.second_moment, 1e-300))
 
 
 def _kept(call: Call, shape: Sequence[int]) -> Table:
@@ -318,13 +354,42 @@ def _attention_back(call: Call, grads: Sequence[Table | None]) -> Gradients:
     kept = _kept(call, weights.shape)
     to_weights = product(matmul(g, transposed(v.table)), kept)
     to_logits = softmax_back(to_weights, weights.table, logits, -1) * scale
-    yield call.index("query"), reduced_to(matmul(to_logits, k.table), q.shape)
+    to_query = matmul(to_logits, k.table)
+    found = _projected(call)
+    if found is not None:
+        key, value, width = found
+        rows, features = Rows(logits, -1), (-3, -1)[4 - len(q.shape) :]
+        near = matmul(g, transposed(deviations(v.table, features, -2, width)))
+        near = product(weights.table, product(near, kept)) * (sqrt(_apart(rows)) * scale)
+        to_query = add(to_query, matmul(near, deviations(k.table, features, -2, width)))
+        to_key = _ungrouped(matmul(transposed(near), q.table), call["key"].shape)
+        x = call.states[key.inputs[0]].table
+        alike = x.reshape((*_joined(to_key).shape[:2], x.shape[-1]))
+        yield key.inputs[1], _beside(call, key, to_key, deviations(alike, (-1,), -2, width))
+        if q.shape == v.shape == call["value"].shape:
+            leaning = _joined(_leaning(q.table, alike, rows, width))
+            yield value.inputs[1], _beside(call, value, g, leaning)
+    yield call.index("query"), reduced_to(to_query, q.shape)
     yield call.index("key"), _ungrouped(matmul(transposed(to_logits), q.table), call["key"].shape)
     used = product(weights.table, kept)
     yield call.index("value"), _ungrouped(matmul(transposed(used), g), call["value"].shape)
     bias = "attn_mask" if "attn_mask" in call.node.args else "attn_bias"
     if isinstance(call[bias], State) and call.graph.values[call.index(bias)].depends:
         yield call.index(bias), reduced_to(to_logits * (1 / scale), call[bias].shape)
+
+
+def _joined(x: Table) -> Table:
+    """[samples, heads, positions, features] as a layer makes it, [samples, positions, all]."""
+    if len(x.dims) == 4:
+        x = x.permute((0, 2, 1, 3))
+        return x.reshape((*x.shape[:2], x.shape[2] * x.shape[3]))
+    return x
+
+
+def _beside(call: Call, layer: Node, g: Table, x: Table) -> Table:
+    """What the weight of a layer gets more from these gradients of its outputs and inputs."""
+    shape, g = call.graph.values[layer.inputs[1]].shape, _joined(g)
+    return Table.iid(shape, 0.0, outer(g, x).second_moment * g.shape[-1] / shape[0])
 
 
 def _ungrouped(g: Table, shape: tuple[int, ...]) -> Table:

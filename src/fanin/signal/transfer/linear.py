@@ -71,12 +71,12 @@ def _linear_back(call: Call, grads: Sequence[Table | None]) -> Gradients:
     seen = x.table if len(x.shape) > 1 else x.table.unsqueeze(0)
     back = matmul(g, w.table)
     yield call.index("input"), back if len(x.shape) > 1 else back.squeeze(0)
-    yield call.index("weight"), _outer(g, seen)
+    yield call.index("weight"), outer(g, seen)
     if call["bias"] is not None:
         yield call.index("bias"), g.sum(tuple(range(len(g.dims) - 1)))
 
 
-def _outer(g: Table, x: Table) -> Table:
+def outer(g: Table, x: Table) -> Table:
     """Sums over all rows of g_o x_i: the gradient of a weight [out, in]."""
     whole = product(g.unsqueeze(len(g.dims)), x.unsqueeze(len(x.dims) - 1))
     return whole.sum(tuple(range(len(whole.dims) - 2)))
