@@ -145,3 +145,24 @@ def test_long_fixed_vectors_are_kept_in_groups_of_equal_size() -> None:
     assert profiled(short).mean.tolist() == [3.0, 1.0, 2.0]
     assert profiled(np.outer(short, short)).mean.size == 1  # varies along two axes
     assert profiled(np.sort(np.random.default_rng(1).normal(size=37))).mean.size == 1  # a prime
+
+
+class Gathered(nn.Module):
+    """Rows added up by an index, as experts return their tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(64, 64, bias=False)
+        self.register_buffer("index", torch.tensor([0, 2, 2, 3, 2, 0]))
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = F.relu(self.layer(x))
+        return x[:5].index_add(0, self.index, rows, alpha=0.5)
+
+
+def test_rows_added_by_an_index() -> None:
+    torch.manual_seed(0)
+    found = simulate(Gathered(), (6, 64), draws=60)
+    assert found.forward("index_add").agrees(share=0.01)
+    assert found.gradient("layer.weight").agrees()
+    assert found.signal[found.last("index_add")].how == "closed form"

@@ -10,9 +10,10 @@ import numpy as np
 
 from fanin.signal.slices import slice_of
 from fanin.signal.state import ASSUMED, CLOSED, State
-from fanin.signal.table import Table, concatenate
+from fanin.signal.table import Table, add, concatenate
 from fanin.signal.transfer.call import Call, Gradients, backward, dims_of, forward, reduced_to
 from fanin.signal.transfer.embedding import looked_up, looked_up_back
+from fanin.signal.transfer.sampled import sampled, sampled_back
 
 Change = Callable[[Table], Table]
 
@@ -429,3 +430,32 @@ def _index_back(call: Call, grads: Sequence[Table | None]) -> Gradients:
     else:
         share = prod(call.shape) / max(prod(call.first.shape), 1)
         yield source, Table.iid(call.first.shape, 0.0, g.second_moment * share)
+
+
+@forward("index_add")
+def _added_at(call: Call) -> State | list[State]:
+    """Slices of a source added where an index says; run on draws where it is not known."""
+    x, source, (d, index) = call["self"], call["source"], _places(call)
+    if index is None:
+        return sampled(call)
+    table = scattered(source.table, d, index, call.shape[d])
+    alpha = float(call.node.get("alpha") or 1.0)
+    return State(add(x.table, table, alpha), CLOSED, call.token(), roots=call.roots)
+
+
+@backward("index_add")
+def _added_at_back(call: Call, grads: Sequence[Table | None]) -> Gradients:
+    (g,) = grads
+    assert g is not None
+    d, index = _places(call)
+    if index is None:
+        yield from sampled_back(call, grads)
+        return
+    yield call.index("self"), reduced_to(g, call["self"].shape)
+    yield call.index("source"), g.gather(d, index) * float(call.node.get("alpha") or 1.0)
+
+
+def _places(call: Call) -> tuple[int, np.ndarray | None]:
+    """The dimension that is added to and the places, where they are known."""
+    d, data = call.node["dim"] % len(call.shape), call["index"].data
+    return d, None if data is None else np.asarray(data).ravel() % call.shape[d]
