@@ -158,7 +158,9 @@ def _window(
     z = np.sort(np.concatenate([steps, marks[np.abs(marks) < _REACH]]))
     x, root = mean + sigma * z, root_density(z)
     values = f(x)
-    heights = [values, values - f(mean), *([f.derivative(x)] if derivative else [])]
+    heights = [values, values - f(mean)]
+    if derivative:  # its size is all that counts
+        heights.append(f.derivative(x) if f.exact_derivative else f.landscape.interpolated(x))
     mass = np.stack([(h * root) ** 2 if square else np.abs(h * root) * root for h in heights])
     usable = np.isfinite(mass)
     largest = np.where(usable, mass, 0.0).max(axis=1, keepdims=True)

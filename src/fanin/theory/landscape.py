@@ -47,6 +47,11 @@ if TYPE_CHECKING:
 _OUTER = 0.8346268416740732 * 2.0 ** np.arange(25)
 _FIRST_ENDS = np.concatenate([-_OUTER[::-1], [0.0], _OUTER])
 _TOWARDS_ZERO = 2.0 ** -np.arange(1.0, 41.0)
+# From the values on a panel that ends at zero to its interpolant there.
+_HELD_RIGHT, _HELD_LEFT = (
+    legendre.legvander(sign * (2 * _TOWARDS_ZERO - 1), ORDER - 1) @ TO_COEFFICIENTS
+    for sign in (1.0, -1.0)
+)
 
 _RESOLVED = 1e-12  # unresolved part relative to the largest value on the panel
 _NOTHING = 1e-40  # values below this are as good as zero
@@ -81,6 +86,7 @@ class Landscape(NamedTuple):
     Args:
         ends: ends of the panels, sorted; zero and every breakpoint are among them.
         series: the coefficients, one row for each panel.
+        slope_series: the coefficients of the interpolants' slopes.
         slope_error: a bound on the error of the slope of each panel's interpolant.
         breakpoints: kinks and jumps, sorted.
         slopes: the slope left and right of zero.
@@ -88,6 +94,7 @@ class Landscape(NamedTuple):
 
     ends: Points
     series: Series
+    slope_series: Series
     slope_error: Points
     breakpoints: tuple[Breakpoint, ...]
     slopes: tuple[float, float]
@@ -106,9 +113,10 @@ class Landscape(NamedTuple):
     def interpolated(self, x: Points) -> Points:
         """The slope of the interpolants."""
         which = self.panel(x)
-        half = np.diff(self.ends)[which] / 2
+        half = (self.ends[which + 1] - self.ends[which]) / 2
         t = np.clip((x - self.ends[which]) / half - 1, -1, 1)
-        slope: Points = slopes_at(t[:, None], self.series[which])[:, 0] / half
+        basis = legendre.legvander(t, ORDER - 2)
+        slope: Points = np.einsum("pk,pk->p", basis, self.slope_series[which])
         return slope
 
     def slope(self, f: Function, x: Points) -> tuple[Points, Points]:
@@ -193,7 +201,7 @@ def _hides(f: Function, panels: Panels, values: Array) -> Mask:
     result = np.zeros(len(panels.half), dtype=bool)
     for i in np.flatnonzero(np.abs(panels.centre) == panels.half):
         t = np.sign(panels.centre[i]) * (2 * _TOWARDS_ZERO - 1)
-        held = legendre.legval(t, TO_COEFFICIENTS @ values[i])
+        held = (_HELD_RIGHT if panels.centre[i] > 0 else _HELD_LEFT) @ values[i]
         gap = np.abs(f(panels.centre[i] + panels.half[i] * t) - held)
         # At its end an interpolant carries more noise than inside.
         result[i] = bool((gap > 100 * _RESOLVED * np.abs(values[i]).max()).any())
@@ -317,7 +325,8 @@ class _Seams(NamedTuple):
 
     def sharpened(self, candidates: Points) -> Points:
         """The candidates moved to where the interpolants cross, or touch if only f'' jumps."""
-        which = np.abs(self.at - candidates[:, None]).argmin(axis=1)
+        right = np.clip(np.searchsorted(self.at, candidates), 1, len(self.at) - 1)
+        which = right - (candidates - self.at[right - 1] <= self.at[right] - candidates)
         near = 1e-3 * self.half
         cross, touch = -self.jump / self.kink, -self.kink / self.bend
         depth = np.abs(self.jump - self.kink**2 / (2 * self.bend))
@@ -342,4 +351,5 @@ def _judged(f: Function, panels: Panels, candidates: Points) -> Landscape:
             found.append(Breakpoint(float(point), "kink", float(seams.kink[i])))
     zero = int(np.abs(seams.at).argmin())
     slopes = float(seams.slopes[0][zero]), float(seams.slopes[1][zero])
-    return Landscape(panels.ends, series, slope_error / panels.half, tuple(found), slopes)
+    steep = legendre.legder(series, axis=-1) / panels.half[:, None]
+    return Landscape(panels.ends, series, steep, slope_error / panels.half, tuple(found), slopes)

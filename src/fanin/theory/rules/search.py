@@ -28,6 +28,8 @@ SCALES = 2.0 ** (np.arange(-48, 9) / 2)  # 6e-8 ... 16
 _Z = np.arange(-8.0, 8.01, 0.5)
 _WEIGHTS = np.exp(-(_Z**2) / 2) / np.exp(-(_Z**2) / 2).sum()
 
+_SMALL = 24  # so many scales, up to 1.7e-4, are looked at only where they may be needed
+
 ROUNDING = 1 / 4  # the share of noise that bfloat16 may add, see `rounding`
 _BALANCED = 1 / 256  # the variance of f at which weights and biases learn alike, see `cost`
 
@@ -109,11 +111,9 @@ def candidates(
     The second kind is there for an f that is affine, or nearly; both lists start with the best.
     With weight 0 the variance map is not looked at.
     """
-    table, valid = screen(act, np.concatenate([BETAS, _features(act)]))
-    with np.errstate(all="ignore"):
-        growth = np.log(table.chi)
-        if weight:
-            growth = np.maximum(growth, weight * np.log(table.slope))
+    betas = np.concatenate([BETAS, _features(act)])
+    table, valid = screen(act, betas, log_budget, weight)
+    growth = _growth(table, weight)
     above = valid & (growth >= log_budget)
     rows, low = np.nonzero(valid[:, :-1] & ~above[:, :-1] & above[:, 1:])
     left, right = (rows, low), (rows, low + 1)
@@ -127,9 +127,36 @@ def candidates(
     )
 
 
-def screen(act: Activation, betas: Points) -> tuple[Coarse, Mask]:
-    """Moments for every beta (rows) and every s of the grid (columns), and which are not noise."""
-    s = SCALES
+def _growth(point: Coarse, weight: float) -> Table:
+    """ln C'(1), or what the variance map uses of the budget if that is more."""
+    with np.errstate(all="ignore"):
+        growth: Table = np.log(point.chi)
+        return np.maximum(growth, weight * np.log(point.slope)) if weight else growth
+
+
+def screen(act: Activation, betas: Points, log_budget: float, weight: float) -> tuple[Coarse, Mask]:
+    """Moments for every beta (rows) and every s of the grid (columns), and which are not noise.
+
+    Small s are looked at only where the budget is met before the first larger one; elsewhere they
+    are left out as if they were noise.
+    """
+    table, valid = _moments(act, betas, SCALES[_SMALL:])
+    shape = (len(betas), len(SCALES))
+    beta, s = np.broadcast_arrays(betas[:, None], SCALES)
+    whole = Coarse(beta, s, *(np.full(shape, np.nan) for _ in range(4)))
+    seen = np.zeros(shape, dtype=bool)
+    met = ~(valid[:, 0] & (_growth(table, weight)[:, 0] < log_budget))
+    small, valid_small = _moments(act, betas[met], SCALES[:_SMALL])
+    for values, right, left in zip(whole[2:], table[2:], small[2:], strict=True):
+        values[:, _SMALL:] = right
+        values[met, :_SMALL] = left
+    seen[:, _SMALL:] = valid
+    seen[met, :_SMALL] = valid_small
+    return whole, seen
+
+
+def _moments(act: Activation, betas: Points, s: Points) -> tuple[Coarse, Mask]:
+    """The same for some of the columns."""
     with np.errstate(all="ignore"):
         x = betas[:, None, None] + s[:, None] * _Z
         y, slope = act(x), _differences(act, x, s[:, None])

@@ -22,6 +22,7 @@ from fanin.theory.rules.search import (
     rounding,
 )
 
+_DIVERGENT = 2  # candidates at which E[f'^2] does not exist, before the others are not tried
 _TRIES = 6  # candidates of each kind that are solved exactly before giving up
 _SPREADS = 4.0  # of the variance by chance, before it runs away within the depth
 _FAR = 50.0  # how far the exact s may be from the coarse one, as a factor
@@ -98,12 +99,20 @@ def shaped(
     if variance_slope is not None:
         return _with_slope(act, budget, variance_slope)
     found = candidates(act, budget.rate, depth, budget.variance_weight)
+    diverged = 0
     for kind, solve in zip(found, (_met, _unused), strict=True):
         for candidate in kind[:_TRIES]:
-            s = solve(act, candidate, budget)
+            try:
+                s = solve(act, candidate, budget)
+            except DivergentError:
+                diverged += 1
+                if diverged < _DIVERGENT:
+                    continue
+                why = "E[f'^2] is infinite at the points that were tried"
+                raise _no_solution(act, budget, why) from None
             if s is not None:
                 return _rule(act, candidate.beta, s, budget)
-    raise _no_solution(act, budget, _why(act, found[0]))
+    raise _no_solution(act, budget, "none was found")
 
 
 @dataclass(frozen=True)
@@ -176,21 +185,18 @@ def _solve(act: Activation, beta: float, s: float, target: float, rate: Rate) ->
 
     low = high = math.log(s)
     step = 0.02
-    try:
-        below = above = excess(low)
-        while below >= 0 or above <= 0:
-            if step > math.log(_FAR):
-                return None
-            if below >= 0:
-                low, high, above = low - step, low, below
-                below = excess(low)
-            else:
-                low, high, below = high, high + step, above
-                above = excess(high)
-            step *= 3
-        return math.exp(brentq(excess, low, high, xtol=1e-12, rtol=1e-12))
-    except DivergentError:
-        return None
+    below = above = excess(low)
+    while below >= 0 or above <= 0:
+        if step > math.log(_FAR):
+            return None
+        if below >= 0:
+            low, high, above = low - step, low, below
+            below = excess(low)
+        else:
+            low, high, below = high, high + step, above
+            above = excess(high)
+        step *= 3
+    return math.exp(brentq(excess, low, high, xtol=1e-10, rtol=1e-10))
 
 
 def _chi(act: Activation, beta: float, s: float) -> float:
@@ -241,7 +247,10 @@ def _with_slope(act: Activation, budget: Budget, slope: float) -> LayerRule:
     for a, b in sorted(brackets, key=lambda ends: round(ends[0].cost + ends[1].cost, 6)):
 
         def at(beta: float, near: float = math.sqrt(a.s * b.s)) -> tuple[float, float]:
-            s = _solve(act, beta, near, budget.rate, _chi)
+            try:
+                s = _solve(act, beta, near, budget.rate, _chi)
+            except DivergentError:
+                s = None
             return (
                 (math.nan, math.nan) if s is None else (s, math.exp(_slope(act, beta, s)) - slope)
             )
@@ -262,16 +271,6 @@ def _refuse_jumps(act: Activation) -> None:
             got=f"a jump at {jumps[0]:.6g}, where C'(1) is infinite at every operating point",
             fix="use 'centred'",
         )
-
-
-def _why(act: Activation, tried: list[Candidate]) -> str:
-    """Why no candidate of the grid could be solved."""
-    try:
-        for candidate in tried[:1]:
-            _chi(act, candidate.beta, candidate.s)
-    except DivergentError:
-        return "E[f'^2] is infinite at the points that were tried"
-    return "none was found"
 
 
 def _no_solution(act: Activation, budget: Budget, why: str) -> NoSolutionError:
