@@ -178,13 +178,12 @@ def apply_(
     model = original(model, "apply_(model)")
     seed = seed_of("apply_", seed, generator, plan)
     _check(model, plan)
-    order = sorted(plan.rows, key=_turn)
-    written = [row for row in order if row.values is not None]
-    later = [row for row in written if is_lazy(_tensor(model, row.path))]
-    now = [row for row in written if row not in later]
-    undo = Undo(sum(_tensor(model, row.path).nbytes for row in now))
-    total = sum(map(_size, now))
-    with torch.no_grad(), held_interrupts(), progress(total) as advance, undo:
+    written = [row for row in sorted(plan.rows, key=_turn) if row.values is not None]
+    memory = {row.path: _memory(model, row) for row in written}
+    later = [row for row in written if memory[row.path] is None]
+    now = [row for row in written if memory[row.path] is not None]
+    undo, elements = Undo(sum(n or 0 for n in memory.values())), sum(map(_size, now))
+    with torch.no_grad(), held_interrupts(), progress(elements) as advance, undo:
         for row in now:
             old, must = functools.partial(_old_values, model, row), row.kind == "parametrized"
             with undo.writing(old, must=must, may_fail=_needs_room(row)):
@@ -246,13 +245,19 @@ def _check(model: nn.Module, plan: Plan) -> None:
             got=f"none for {len(unplanned)} of them",
             fix="make the plan from this model",
         )
+    known: set[object] = set()
     for row in plan.rows:
-        if row.values is not None:
-            _fits(model, row)
+        tensor = _fits(model, row) if row.values is not None else None
+        if tensor is None or row.values is None:
+            continue
+        kind = tensor.dtype, row.shape, row.values, getattr(tensor, "placements", None)
+        if kind not in known:
+            refuse_values(f"apply_: {row.path}", tensor.detach(), row.values)
+            known.add(kind)
 
 
-def _fits(model: nn.Module, row: Row) -> None:
-    """Whether a row's tensor is there, of its shape, and writable."""
+def _fits(model: nn.Module, row: Row) -> torch.Tensor | None:
+    """A row's tensor, which is there, of its shape and writable; None where it is lazy."""
     try:
         tensor = _tensor(model, row.path)
     except AttributeError:
@@ -260,7 +265,7 @@ def _fits(model: nn.Module, row: Row) -> None:
             f"apply_: {row.path}", expected="a tensor of the model", got="none"
         ) from None
     if is_lazy(tensor):
-        return
+        return None
     if hasattr(tensor, "ds_shape"):
         refuse(f"apply_: {row.path}", tensor)
     if tuple(tensor.shape) != row.shape:
@@ -286,8 +291,7 @@ def _fits(model: nn.Module, row: Row) -> None:
         )
     elif isinstance(row.values, draw.Orthogonal | draw.DeltaOrthogonal) and len(row.shape) < 2:
         raise PlanError(f"apply_: {row.path}", expected="a matrix", got=f"shape {row.shape}")
-    if row.values is not None and not tensor.is_meta:
-        refuse_values(f"apply_: {row.path}", tensor.detach(), row.values)
+    return tensor
 
 
 def _turn(row: Row) -> tuple[bool, bool, int]:
@@ -304,6 +308,12 @@ def _needs_room(row: Row) -> bool:
 
 def _size(row: Row) -> int:
     return math.prod(row.shape)
+
+
+def _memory(model: nn.Module, row: Row) -> int | None:
+    """Bytes of what a row writes; None where it is lazy."""
+    tensor = _tensor(model, row.path)
+    return None if is_lazy(tensor) else tensor.nbytes
 
 
 def _owner(model: nn.Module, path: str) -> tuple[nn.Module, str]:
