@@ -472,11 +472,32 @@ def _other_stretches(scene: Scene) -> list[Stretch]:
     if gated:
         reason = "gated: shaping has nothing to say of products"
         stretches.append(Stretch(gated, "gated", "second_moment", reason))
+    stretches += _bare_attentions(scene)
     recurrent_paths = tuple(w.path for w in scene.weights.values() if w.role == "recurrent")
     if recurrent_paths:
         reason = "gates from the input at unit variance, orthogonal from the state"
         stretches.append(Stretch(recurrent_paths, "recurrent", "lecun, orthogonal", reason))
     return stretches
+
+
+def _bare_attentions(scene: Scene) -> list[Stretch]:
+    """One line for attentions without a skip around them: what no start can give them."""
+    reading = tuple(
+        w.path
+        for w in scene.weights.values()
+        if w.is_matrix
+        and w.join is None
+        and w.source is not None
+        and w.source.before == "attention"
+    )
+    if not reading:
+        return []
+    n = len(reading)
+    reason = (
+        f"{n} attention{'s' if n > 1 else ''} without a skip: outputs count as one of the values"
+    )
+    reason += "; averages over positions make these alike, which no weights and biases undo"
+    return [Stretch(reading, "attention", "second_moment", reason)]
 
 
 def _target(weight: Weight, scene: Scene) -> tuple[float, str]:

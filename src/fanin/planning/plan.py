@@ -142,7 +142,7 @@ class Stretch:
 
     Args:
         weights: their paths, in the order of the signal.
-        kind: "plain" without norm or skip, "residual", "gated", "recurrent".
+        kind: "plain" without norm or skip, "residual", "gated", "attention", "recurrent".
         rule: the rule that was chosen.
         reason: why that one, in one sentence.
     """
