@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from tests.planning import networks as net
@@ -216,3 +218,24 @@ def test_recurrent_layers(kind: type[nn.RNNBase]) -> None:
     assert (deep.fans.fan_in, deep.fans.fan_out) == (12, 6)
     hidden = [p for p, w in found.items() if w.use and w.use.hidden and w.role == "recurrent"]
     assert hidden == [p for p in found if p.startswith("weight_hh")]
+
+
+class Words(nn.Module):
+    """Words, whose table is the head too, with kinds and positions that are told from the words."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.kinds, self.places = (nn.Embedding(n, 16) for n in (50, 2, 9))
+        self.norm = nn.LayerNorm(16)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        here = self.words(tokens) + self.kinds(tokens % 2) + self.places((tokens > 0).cumsum(1))
+        return self.norm(here) @ self.words.weight.T
+
+
+def test_tables_are_as_large_as_the_tied_one_that_they_are_added_to() -> None:
+    plan = fanin.plan(Words(), torch.randint(50, (4, 8)))
+    small = plan["words.weight"].std
+    assert small < 0.3
+    assert plan["kinds.weight"].std == pytest.approx(small)
+    assert plan["places.weight"].std == pytest.approx(math.sqrt(2) * small)

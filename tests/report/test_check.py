@@ -221,6 +221,21 @@ def test_nonfinite_names_the_first_layer_and_the_source() -> None:
     assert weight.where == "2.weight"
 
 
+def test_a_mask_of_minus_infinity_is_none_that_breaks() -> None:
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.logits, self.bound = nn.Linear(8, 8), nn.Linear(8, 8)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            far = torch.ones(8, 8).triu(1).bool()
+            masked = self.bound(x).masked_fill(far, -math.inf)
+            return (self.logits(x) + masked).softmax(-1)
+
+    net = nn.Sequential(nn.Linear(8, 8), Masked(), nn.Linear(8, 2))
+    assert "nonfinite" not in names(fanin.check(net, torch.randn(16, 8, 8)))
+
+
 def test_all_frozen_is_a_note() -> None:
     net = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2)).requires_grad_(False)
     assert names(fanin.check(net, torch.randn(16, 8))) == {"gradient-stops": "NOTE"}

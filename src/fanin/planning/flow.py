@@ -6,7 +6,7 @@ operation each.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
@@ -557,10 +557,10 @@ class Flow:
         factor = abs(float(other)) or 1.0
         return factor if readers[0].name == "mul" else 1.0 / factor
 
-    def added_to(self, index: int) -> list[int]:
-        """The other operands of the sums that read a value."""
-        sums = [n for n in self.graph.consumers(index) if n.name in ("add", "cat")]
-        return [i for n in sums for i in n.inputs if i != index]
+    def joined_to(self, index: int, names: Sequence[str]) -> list[int]:
+        """The other operands of the operations of these names that read a value."""
+        readers = [n for n in self.graph.consumers(index) if n.name in names]
+        return [i for n in readers for i in n.inputs if i != index]
 
     def biases_logits(self, index: int) -> bool:
         """Whether a value is added to the logits of an attention, views in between."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -182,24 +182,27 @@ def table(weight: Weight, scene: Scene, std: float | None = None) -> Choice:
     if weight.role == "logit bias":
         return Choice("small", "added to attention logits", normal(0.02), "assumed")
     if weight.role == "position":
-        std = _beside(weight, scene)
+        std = _beside(weight, scene) or 1.0
         return Choice("alike", "as large as what it is added to", normal(std), "assumed")
     assert weight.use is not None
     if std is not None:
         return Choice("tied head", "also the head, whose scale counts", normal(std), "assumed")
     factor = scene.flow.factor_after(weight.use.output)
+    if factor == 1.0 and (std := _beside(weight, scene, ("add",))) is not None:
+        # Unit rows would drown a table that is also the head, and small for that.
+        return Choice("alike", "as large as what it is added to", normal(std), "assumed")
     reason = "unit rows" if factor == 1.0 else f"unit rows after the factor {factor:.4g}"
     return Choice("unit", reason, normal(1.0 / factor))
 
 
-def _beside(weight: Weight, scene: Scene) -> float:
-    """Root mean square of what a table of positions is added to or stands beside."""
+def _beside(weight: Weight, scene: Scene, joined: Sequence[str] = ("add", "cat")) -> float | None:
+    """Root mean square of what a table is added to or stands beside; None if it is not known."""
     assert weight.use is not None
     others = [weight.use.data] if weight.use.data is not None else []
     if weight.use.kind == "embedding":
-        others = scene.flow.added_to(weight.use.output)
+        others = scene.flow.joined_to(weight.use.output, joined)
     moments = [m for i in others if i is not None and (m := scene.moment(i)) is not None]
-    return math.sqrt(max(moments[0], 1e-12)) if moments else 1.0
+    return math.sqrt(max(moments[0], 1e-12)) if moments else None
 
 
 def tied_std(weight: Weight, scene: Scene, variance: float) -> float:

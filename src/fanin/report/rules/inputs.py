@@ -39,7 +39,7 @@ def nonfinite(view: View) -> Iterator[Finding]:
             "fanin.init_(model, inputs)",
         )
         return
-    first = next((row for row in view.layers if row.nonfinite), None)
+    first = next((row for row in view.layers if row.nonfinite and not row.masked), None)
     if first is not None:
         before = max((view.layers[p].second_moment for p in first.parents), default=0.0)
         yield say(

@@ -68,6 +68,11 @@ class Layer:
     predicted_gradient: float | None = None
 
     @property
+    def masked(self) -> bool:
+        """Whether it is logits and their mask: a sum whose infinities are all negative."""
+        return self.kind == "add" and self.nonfinite and self.mean == -math.inf
+
+    @property
     def distance(self) -> float | None:
         """1 - the correlation of two inputs here; 0 where all inputs look alike."""
         if self.spread is None or self.second_moment == 0:
