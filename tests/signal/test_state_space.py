@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fanin.signal.fixed import ordered, profiled, with_fixed
+from fanin.signal.propagate import backward, propagate
 from fanin.signal.scan import scans
-from fanin.signal.state import Mixed, State, integrate
+from fanin.signal.spec import Spec
+from fanin.signal.state import Given, Mixed, State, integrate
 from fanin.signal.table import Table
 from fanin.torch.tracing.trace import trace
 
@@ -66,6 +68,40 @@ def test_a_scan_is_found_with_its_steps() -> None:
     assert decayed.steps == added.steps
     assert len(decayed.steps) == 5
     assert all(a.after == b.before for a, b in pairwise(decayed.steps))
+
+
+class Gated(nn.Module):
+    """s_t = a_t s_(t-1) + b_t with a_t = sigmoid of next to nothing."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.gate, self.b = (nn.Linear(width, width, bias=False) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = torch.sigmoid(self.gate(x)), self.b(x)
+        s = torch.zeros_like(b[:, 0])
+        for t in range(x.shape[1]):
+            s = a[:, t] * s + b[:, t]
+        return s
+
+
+def test_what_gradients_of_slices_have_in_common() -> None:
+    """With a = 1/2 and b of variance 1: E[g_t g_u] = 2^(t-u) G_u, E[s_t s_u] = 2^(t-u) S_t."""
+    n = 5
+    graph = trace(Gated(32), torch.randn(2, n, 32))
+    given = {"gate.weight": Given(variance=1e-9), "b.weight": Given(variance=1 / 32)}
+    signal = backward(propagate(graph, given, {graph.values[0].name: Spec((2, n, 32))}))
+    by_hand = {True: 0.0, False: 0.0}
+    for t in range(n):
+        for u in range(t + 1, n):
+            gradients = 0.5 ** (u - t) * 0.25 ** (n - 1 - u)
+            state = sum(0.25**k for k in range(t))
+            by_hand[True] += gradients * 0.5 ** (u - t) * state
+            by_hand[False] += gradients
+    assert len(scans(graph)) == 2
+    for parent, scan in scans(graph).items():
+        shared = signal.gradients[parent].covariance(1)
+        assert shared == pytest.approx(by_hand[scan.factors] * 2 / (n * (n - 1)), rel=1e-6)
 
 
 class Sums(nn.Module):
