@@ -194,13 +194,15 @@ def test_tensors_that_the_body_replaces_come_back() -> None:
 
 
 def test_no_seed_is_left_for_devices_that_are_used_later() -> None:
-    """CUDA and others keep a list of calls, seeds among them, for when they are first used."""
-    queues = [torch.cuda._queued_calls, torch.xpu._queued_calls]
-    before = [len(queue) for queue in queues]
+    """CUDA keeps the last seed of all its devices for when they are first used."""
+    waiting = torch.cuda._lazy_seed_tracker
+    before = waiting.manual_seed_all_cb
     model = nn.Sequential(nn.Linear(4, 4), nn.Dropout(), nn.Linear(4, 2))
     check(model, torch.randn(8, 4), "ce")
     fanin.init_(model, torch.randn(8, 4))
     with torch.device("meta"):
         deferred = nn.Sequential(nn.Linear(4, 4), nn.LayerNorm(4))
     fanin.materialize_(deferred)
-    assert [len(queue) for queue in queues] == before
+    assert waiting.manual_seed_all_cb is before
+    torch.manual_seed(torch.initial_seed())
+    assert waiting.manual_seed_all_cb is not before or torch.cuda.is_initialized()
