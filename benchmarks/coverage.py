@@ -311,10 +311,10 @@ the plan alone. torch {torch.__version__}, {platform.machine()}.
   a stochastic depth, varies by more than that between seeds.
 - *weights*: matrices and kernels. *x1.5*: share whose gradient's second moment is predicted within
   a factor 1.5; in brackets, within a factor 1.5 or four standard errors.
-- *seeds*: 5; {_MORE} where after five the standard error of the gradients is above {_SCATTER:.0%} of
-  their means (median over the weights). In L layers of width N without norm or skip the logarithm
-  of a squared gradient spreads between seeds by (2L/N)^(1/2) or more, and the mean over five is
-  then most often too small.
+- *seeds*: 5; {_MORE} where after five the standard error of the gradients is above {_SCATTER:.0%}
+  of their means (median over the weights). In L layers of width N without norm or skip the
+  logarithm of a squared gradient spreads between seeds by (2L/N)^(1/2) or more, and the mean over
+  five is then most often too small.
 - *sampled*: operations that no rule covers, and that were run on samples of the incoming state.
 - *trace*, *predict*: seconds on one shared core; *date*: of the run; *earlier code*: a run before
   the last change of the rules, to be repeated.

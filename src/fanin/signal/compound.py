@@ -100,9 +100,7 @@ def compounds(graph: Graph) -> tuple[Compound, ...]:
     return tuple(found)
 
 
-def attentions(
-    graph: Graph, spelled: tuple[Compound, ...] | None = None
-) -> tuple[Attention, ...]:
+def attentions(graph: Graph, spelled: tuple[Compound, ...] | None = None) -> tuple[Attention, ...]:
     """Every softmax attention of a graph: softmax(q k' ...) v, in one operation or in many.
 
     Args:

@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from fanin import draw
 from fanin.draw.philox import stream
 from fanin.errors import NotCoveredError
+from fanin.torch.probing.untouched import seed_devices
 from fanin.torch.writing.shard import is_sharded, local
 from fanin.torch.writing.write import write_
 
@@ -45,8 +46,9 @@ def reset(method: MethodType, names: Mapping[str, torch.Tensor], seed: int, path
     Raises:
         NotCoveredError: it draws something else into a sharded tensor.
     """
-    with torch.random.fork_rng(devices=[]), _Streams(names, seed), torch.no_grad():
-        torch.manual_seed(stream(seed, path or "model").key[0])
+    used = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    with torch.random.fork_rng(devices=list(used)), _Streams(names, seed), torch.no_grad():
+        seed_devices(stream(seed, path or "model").key[0])
         method()
 
 
