@@ -102,7 +102,7 @@ def test_what_is_not_a_plan_is_an_error_that_says_where() -> None:
     )
     assert message({**good, "rows": [{**row, "values": {"kind": "normel"}}]}) == (
         "plan.rows[0].values.kind: expected one of normal, uniform, truncated_normal, rademacher, "
-        "constant, orthogonal, delta_orthogonal, stack, got 'normel'"
+        "constant, orthogonal, delta_orthogonal, stack, mirrored, got 'normel'"
     )
     wrong = {**row, "values": {"kind": "normal", "std": -1.0}}
     assert message({**good, "rows": [wrong]}) == (
