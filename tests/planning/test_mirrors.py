@@ -86,8 +86,8 @@ def test_the_signal_is_what_the_plan_expects_at_every_layer() -> None:
 
 def test_kernels_of_one_tap_do_at_borders_what_they_do_elsewhere() -> None:
     model = Convolutions()
-    plan = fanin.init_(model, fanin.spec((8, 3, 6, 6)))
-    assert plan.stretches[0].rule == "mirrored"
+    assert fanin.plan(model, fanin.spec((8, 3, 6, 6))).stretches[0].rule == "shaped"
+    plan = fanin.init_(model, fanin.spec((8, 3, 6, 6)), "mirrored")
     row = plan["layers.7.weight"].values
     assert isinstance(row, Mirrored)
     assert isinstance(row.values, draw.DeltaOrthogonal)

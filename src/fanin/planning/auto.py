@@ -244,7 +244,11 @@ class Auto:
             reason = f"{shown}; {lost}; {alone} reads one channel a unit, so at the border nothing"
             reason += " takes its mean out"
             return _Decision("second_moment", {}, _stretch(paths, "second_moment", reason))
-        pairs = mirror_pairs(members, scene) if self._outweighed(functions, size) else None
+        # Kernels stay independent: x^2 in 50 of them trains so (docs/trainability.md), not in pairs.
+        matrices = all(len(w.shape) == 2 for w in members)
+        pairs = (
+            mirror_pairs(members, scene) if matrices and self._outweighed(functions, size) else None
+        )
         for name in ("mirrored", "shaped", "centred"):
             verdict = found[name]
             if verdict is None or not verdict.holds or (missing is not None and name == "shaped"):
