@@ -38,8 +38,9 @@ GROWTH = 2.0
 """Signal and squared gradients of a stretch may grow or shrink by this factor."""
 DISTANCE = 0.25
 """Of two independent inputs at least this share of the squared distance must be left."""
-MEAN = 30.0
-"""Beyond this E[f]^2/Var f at the point that shaping takes, units are put in mirrored pairs."""
+MEAN = 25.0
+"""Beyond this E[f]^2/Var f at the point that shaping takes, units are put in mirrored pairs: below
+25.6, the least at which training with and without them was compared (docs/theory.md)."""
 _ORDER = 64  # Hermite coefficients of an activation
 _CENTRING = ("centred", "shaped", "critical", "mirrored")
 
@@ -244,7 +245,7 @@ class Auto:
             reason = f"{shown}; {lost}; {alone} reads one channel a unit, so at the border nothing"
             reason += " takes its mean out"
             return _Decision("second_moment", {}, _stretch(paths, "second_moment", reason))
-        # Kernels stay independent: x^2 in 50 of them trains so (docs/trainability.md), not in pairs.
+        # Kernels stay independent: x^2 in 50 of them trains so, and not in pairs (docs/theory.md).
         matrices = all(len(w.shape) == 2 for w in members)
         pairs = (
             mirror_pairs(members, scene) if matrices and self._outweighed(functions, size) else None
