@@ -461,6 +461,8 @@ class Table:
         counts = np.bincount(index[inside], minlength=n)
         kept, repeats = int(inside.sum()), np.where(inside, counts[index] - 1.0, 0.0)
         level = table.average * fill
+        if kept == size > 0 and (repeats == repeats[0]).all():  # one number for all of them
+            inside, repeats = inside[:1], repeats[:1]
 
         def picked(x: Array) -> Array:
             return x[..., np.maximum(index, 0)] if x.shape[-1] > 1 else x

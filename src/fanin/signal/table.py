@@ -79,6 +79,8 @@ def concatenate(
     (a,) = laid[0].axes((dim,))
     axes = sorted({i for t in laid for i in t.resolved} - {a})
     laid, k = [t.unfolded(axes) for t in laid], len(laid[0].factors)
+    if axes and total * max(t.pairs.size for t in laid) > RESOLVED and not _equal(laid):
+        laid = [t.folded() for t in laid]  # as the whole would be, once it had been filled
     profile = np.broadcast_shapes(*[np.delete(t.pairs.shape[k:], a) for t in laid])
     lead = np.broadcast_shapes(*[np.delete(t.pairs.shape[:k], a) for t in laid])
 
@@ -100,6 +102,14 @@ def concatenate(
     shell = Table(dims, laid[0].mean, laid[0].pairs)
     mean, same, differ = (np.concatenate(x, -1) for x in (means, sames, differs))
     return shell._with(dim, total, mean, same, differ)
+
+
+def _equal(tables: Sequence[Table]) -> bool:
+    """Whether all hold the same numbers."""
+    return all(
+        np.array_equal(t.pairs, tables[0].pairs) and np.array_equal(t.mean, tables[0].mean)
+        for t in tables[1:]
+    )
 
 
 def _apart(first: Table, second: Table, axis: int) -> Array:
