@@ -539,3 +539,14 @@ def test_a_plan_knows_the_time_steps_that_it_leaves_alone() -> None:
         with torch.no_grad():
             model(torch.randint(0, 64, (8, 8), generator=torch.Generator().manual_seed(seed)))
     assert 0.5 < given / np.mean(seen) < 2  # a width of 32 spreads
+
+
+@pytest.mark.parametrize("mode", ["circular", "reflect", "replicate"])
+def test_padding_by_elements_is_seen_through(mode: str) -> None:
+    """A stretch of padded convolutions is one, whatever the padding."""
+    layers = [nn.Conv2d(8, 8, 3, padding=1, padding_mode=mode) for _ in range(20)]
+    model = nn.Sequential(*(part for layer in layers for part in (layer, nn.Sigmoid())))
+    plan = fanin.init_(model, fanin.spec((16, 8, 6, 6)), seed=0)
+    assert [(s.rule, len(s.weights)) for s in plan.stretches] == [("shaped", 20)]
+    made = model[:-1](torch.randn(64, 8, 6, 6, generator=torch.Generator().manual_seed(0)))
+    assert made.var(0).mean().item() > 0.1 * made.var().item()  # inputs are told apart

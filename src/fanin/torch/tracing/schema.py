@@ -14,6 +14,7 @@ _RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 _WHOLE = frozenset(
     [
         *("linear", "matmul", "scaled_dot_product_attention", "bilinear", "prelu", "log_sigmoid"),
+        "_pad_circular",
         *("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"),
         *("layer_norm", "group_norm", "batch_norm", "instance_norm", "rms_norm"),
         *_RECURRENT,
