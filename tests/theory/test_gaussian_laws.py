@@ -83,7 +83,7 @@ def test_a_function_in_two_pieces_is_the_sum_of_both(
 @settings(max_examples=25, deadline=None)
 @given(
     name=st.sampled_from(["tanh", "gelu", "relu6", "hardshrink", "softplus", "elu", "mish"]),
-    shift=st.floats(-3, 3),
+    shift=st.floats(-3, 3).filter(lambda x: x == 0 or abs(x) > 2e-5),  # see the next test
     mean=st.floats(-3, 3),
     variance=st.floats(1e-3, 1e3),
 )
@@ -99,6 +99,15 @@ def test_a_shift_of_the_argument_is_a_shift_of_the_mean(
         rounding = 1e-15 * (1 + abs(mean) + abs(shift)) * (1 + plain.second_moment)
         steep = 1 + 1 / math.sqrt(variance)
         assert abs(mine - theirs) <= mine.error + theirs.error + rounding * steep, key
+
+
+@pytest.mark.xfail(strict=True, reason="a break of f'' within 1e-5 of 0 is taken to lie at 0")
+def test_a_break_of_curvature_beside_zero_is_inside_the_stated_error() -> None:
+    """E[f'^2] of a shifted ELU is off by 1e-11, where 9e-13 is stated."""
+    f, shift = activation("elu"), 5e-6
+    moved = moments(lambda x: f(x + shift), 0.0, 1.0).derivative_second_moment
+    plain = moments(f, shift, 1.0).derivative_second_moment
+    assert abs(moved - plain) <= moved.error + plain.error
 
 
 @settings(max_examples=25, deadline=None)
