@@ -6,27 +6,14 @@ import itertools
 from collections.abc import Callable
 from functools import partial
 
-import torch
-import torch.nn.functional as F
+from benchmarks.activations import ACTIVATIONS as TWELVE
+from benchmarks.activations import BY_HAND
 from tests.zoo import Entry
 from torch import Tensor, nn
 
 import fanin
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "relu": F.relu,
-    "tanh": torch.tanh,
-    "sigmoid": torch.sigmoid,
-    "gelu": F.gelu,
-    "silu": F.silu,
-    "softplus": F.softplus,
-    "elu": F.elu,
-    "mish": F.mish,
-    "sin": torch.sin,
-    "hardswish": F.hardswish,
-    "square": lambda x: x * x,
-    "mish by hand": lambda x: x * torch.tanh(F.softplus(x)),
-}
+ACTIVATIONS = {"mish by hand" if n == BY_HAND else n: f for n, f in TWELVE.items()}
 
 
 class Perceptron(nn.Module):
