@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import datetime
 import itertools
+import math
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
-from benchmarks.trainability import run
+from benchmarks.trainability import climb, run, table
 from benchmarks.trainability.cells import SETS, Cell
 from benchmarks.trainability.measure import FASHION
 from rich.console import Console
@@ -48,32 +51,51 @@ def _run_options(parser: argparse.ArgumentParser) -> None:
 
 def _run(options: argparse.Namespace, finished: run.Finished) -> int:
     cells = list(itertools.islice(_readable(SETS[options.set]()), options.limit))
-    done = finished.all()
-    stale = finished.stale({c: done[c] for c in cells if c in done}) if options.refresh else []
-    todo = [c for c in dict.fromkeys(cells) if c not in done or c in stale]
-    kinds = Counter(f"{c.family}, {c.data}, {c.optimiser}" for c in todo)
-    for kind, count in kinds.items():
+    old = _old(cells, finished) if options.refresh else {}
+    todo = _todo(options.set, cells, finished, old)
+    for kind, count in Counter(f"{c.family}, {c.data}, {c.optimiser}" for c in todo).items():
         print(f"{count:5d} cells: {kind}")
-    cost = sum(map(run.cost, todo))
+    bound = "at most " if options.set == "climb" else ""
+    cost = run.duration(sum(map(run.cost, todo)))
     print(
-        f"{len(todo)} of {len(set(cells))} cells to train, about {run.duration(cost)} on one core"
+        f"{bound}{len(todo)} of {len(set(cells))} cells to train, {bound}about {cost} on one core"
     )
     if options.dry_run:
         return 0
+    end = math.inf if options.minutes is None else time.monotonic() + 60 * options.minutes
     try:
-        run.run(
-            todo,
-            finished.folder,
-            workers=options.workers,
-            backend=options.backend,
-            address=options.address,
-            minutes=options.minutes,
-            console=Console(stderr=True),
-        )
+        for stage in climb.stages(cells) if options.set == "climb" else [cells]:
+            run.run(
+                _todo(options.set, stage, finished, old),
+                finished.folder,
+                workers=options.workers,
+                backend=options.backend,
+                address=options.address,
+                end=end,
+                console=Console(stderr=True),
+            )
+            if time.monotonic() >= end:
+                break
     except KeyboardInterrupt:
         print(f"stopped; what is finished is in {finished.folder}, the same command goes on")
         return 130
     return 0
+
+
+def _old(cells: Sequence[Cell], finished: run.Finished) -> dict[Cell, dict[str, Any]]:
+    """Results of networks that would start from other weights today."""
+    done = finished.all()
+    return {c: done[c] for c in finished.stale({c: done[c] for c in cells if c in done})}
+
+
+def _todo(
+    name: str, cells: Sequence[Cell], finished: run.Finished, old: table.Results
+) -> list[Cell]:
+    """The cells that are to be trained, by what is finished now."""
+    done = {c: result for c, result in finished.all().items() if old.get(c) != result}
+    if name == "climb":
+        cells = climb.due(cells, done)
+    return [c for c in dict.fromkeys(cells) if c not in done]
 
 
 def _readable(cells: Iterator[Cell]) -> list[Cell]:
@@ -89,8 +111,6 @@ def _readable(cells: Iterator[Cell]) -> list[Cell]:
 
 
 def _keep(options: argparse.Namespace, finished: run.Finished) -> int:
-    from benchmarks.trainability import table
-
     path = RESULTS / f"trainability-{options.date}"
     count = table.write(path, finished.all(), options.note)
     print(f"{count} cells in {path}")

@@ -93,6 +93,24 @@ PLAIN = (
     "fanin, orthogonal",
 )
 """Starts of plain networks."""
+USED = (
+    "fanin",
+    "torch default",
+    "he",
+    "xavier",
+    "layer norm",
+    "batch norm",
+    "dks",
+    "tat",
+    "anyinit",
+    "anyinit, centred",
+    "lsuv",
+    "kumar",
+    "second moment",
+    "centred",
+    "orthogonal",
+)
+"""Starts of the climb, those first that users would take first."""
 SHOWN = (
     "fanin",
     "torch default",
@@ -160,6 +178,20 @@ def plain(data: str = "mnist", optimiser: Optimiser = "sgd") -> Iterator[Cell]:
                 yield Cell("plain", f, depth, name, data, optimiser, rates)
 
 
+def climb() -> Iterator[Cell]:
+    """Plain networks from every start, shallow ones first; `climb.due` leaves out what failed."""
+    kinds: tuple[tuple[str, Optimiser], ...] = (
+        ("mnist", "sgd"),
+        ("fashion-mnist", "sgd"),
+        ("mnist", "adam"),
+    )
+    late = tuple(name for name in PLAIN if name not in USED)
+    for names, (data, optimiser) in itertools.product((USED, late), kinds):
+        rates = QUICK_RATES if optimiser == "sgd" else ADAM_RATES
+        for depth, name, f in itertools.product(DEPTHS, names, ACTIVATIONS):
+            yield Cell("plain", f, depth, name, data, optimiser, rates, (0,))
+
+
 def conv() -> Iterator[Cell]:
     """Plain convolutional networks."""
     for depth in (50, 20, 100):
@@ -209,6 +241,7 @@ SETS: dict[str, Callable[[], Iterator[Cell]]] = {
     "quick": quick,
     "rivals": rivals,
     "deep": deep,
+    "climb": climb,
     "phase": phase,
     "conv": conv,
     "residual": residual,

@@ -77,7 +77,7 @@ def run(
     workers: int,
     backend: Backend = "loky",
     address: str | None = None,
-    minutes: float | None = None,
+    end: float = math.inf,
     console: Console | None = None,
 ) -> None:
     """Train cells in the order given.
@@ -91,10 +91,10 @@ def run(
         workers: processes side by side, each with one thread; -1 for one a core.
         backend: `loky` for processes here, `dask` for a cluster.
         address: of the cluster's scheduler, or None for a cluster on this machine.
-        minutes: after which no further cell is started.
+        end: time of `time.monotonic` after which no further cell is started.
         console: where progress is shown.
     """
-    store, end = Store(folder), math.inf if minutes is None else time.monotonic() + 60 * minutes
+    store = Store(folder)
     with _backend(backend, address, workers), _bar(cells, console) as advance:
         jobs = (
             joblib.delayed(_one)(cell)

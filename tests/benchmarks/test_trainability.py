@@ -201,7 +201,7 @@ def test_a_changed_start_is_stale(tmp_path: Path) -> None:
 
 
 def test_no_cell_is_started_after_the_time_is_up(tmp_path: Path) -> None:
-    run.run(cells("he"), tmp_path, workers=1, minutes=0.0)
+    run.run(cells("he"), tmp_path, workers=1, end=0.0)
     assert not list(tmp_path.glob("*.json"))
 
 

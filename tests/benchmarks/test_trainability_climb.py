@@ -1,0 +1,96 @@
+"""The climb: shallow networks first, deeper ones only where the start has trained those."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from benchmarks.activations import ACTIVATIONS
+from benchmarks.trainability import __main__ as command
+from benchmarks.trainability import climb, run
+from benchmarks.trainability.cells import DEPTHS, PLAIN, QUICK_RATES, SETS, Cell
+
+TALL = Cell("plain", "tanh", 200, "he", rates=QUICK_RATES, seeds=(0,))
+TRAINS = {"fanin": 200, "he": 20, "xavier": 0}
+"""The deepest network that the trainer of these tests brings to the bar, by start."""
+
+
+def result(cell: Cell) -> dict[str, Any]:
+    final = 0.9 if cell.depth <= TRAINS[cell.start] else 0.1
+    return {"rate": 0.01, "tried": [], "final": [final], "curves": [[final]], "start": "x"}
+
+
+def at(depth: int, start: str = "he") -> Cell:
+    return replace(TALL, depth=depth, start=start)
+
+
+def test_the_climb_is_every_start_activation_and_depth_shallow_first() -> None:
+    cells = list(SETS["climb"]())
+    assert len(cells) == len(set(cells)) == 3 * len(PLAIN) * len(ACTIVATIONS) * len(DEPTHS)
+    first = next(climb.stages(cells))
+    assert {c.depth for c in first} == {10}
+    assert [c.start for c in first[:: len(ACTIVATIONS)]][:3] == ["fanin", "torch default", "he"]
+    order = [(c.data, c.optimiser, c.depth) for c in cells if c.start == "he"]
+    kinds = [("mnist", "sgd"), ("fashion-mnist", "sgd"), ("mnist", "adam")]
+    wanted = [(*kind, depth) for kind, depth in itertools.product(kinds, DEPTHS)]
+    assert list(dict.fromkeys(order)) == wanted
+
+
+def test_a_start_that_failed_is_not_tried_deeper() -> None:
+    results = {at(10): result(at(10)), at(20): result(at(20)), at(50): result(at(50))}
+    assert climb.due(map(at, DEPTHS), results) == [at(10), at(20), at(50)]
+    assert climb.stopped(at(200), results) == 50
+    other = replace(at(200), data="fashion-mnist")
+    assert climb.due([other], results) == [other]
+
+
+def test_a_start_that_does_not_exist_has_not_failed() -> None:
+    assert climb.due([at(20)], {at(10): {"unsupported": "no root at this depth"}}) == [at(20)]
+
+
+@pytest.fixture
+def trained(tmp_path: Path, monkeypatch: Any) -> list[Cell]:
+    """The cells that a trainer which knows the answer was asked for."""
+    asked: list[Cell] = []
+
+    def one(cell: Cell) -> Any:
+        asked.append(cell)
+        return cell.facts, result(cell)
+
+    def cells() -> Any:
+        return (at(d, s) for d, s in itertools.product(DEPTHS, TRAINS))
+
+    monkeypatch.setattr(run, "_one", one)
+    monkeypatch.setattr(command, "RESULTS", tmp_path / "none")
+    monkeypatch.setitem(SETS, "climb", cells)
+    return asked
+
+
+def ask(folder: Path, *more: str) -> int:
+    return command.main(["--cells", str(folder), "run", "--set", "climb", "--workers", "1", *more])
+
+
+def test_a_climb_trains_what_is_due_and_goes_on(
+    trained: list[Cell], tmp_path: Path, capsys: Any
+) -> None:
+    assert ask(tmp_path, "--limit", "4") == 0
+    assert [(c.depth, c.start) for c in trained] == [
+        (10, "fanin"), (10, "he"), (10, "xavier"), (20, "fanin"),
+    ]  # fmt: skip
+    assert ask(tmp_path, "--dry-run") == 0
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert said.startswith("at most 7 of 15 cells to train, at most about ")
+    assert ask(tmp_path) == 0
+    assert [(c.depth, c.start) for c in trained[4:]] == [
+        (20, "he"), (50, "fanin"), (50, "he"), (100, "fanin"), (200, "fanin"),
+    ]  # fmt: skip
+    assert ask(tmp_path) == 0
+    assert len(trained) == 9
+
+
+def test_a_climb_stops_with_its_time(trained: list[Cell], tmp_path: Path) -> None:
+    assert ask(tmp_path, "--minutes", "0") == 0
+    assert trained == []
