@@ -38,9 +38,9 @@ GROWTH = 2.0
 """Signal and squared gradients of a stretch may grow or shrink by this factor."""
 DISTANCE = 0.25
 """Of two independent inputs at least this share of the squared distance must be left."""
-MEAN = 25.0
-"""Beyond this E[f]^2/Var f at the point that shaping takes, units are put in mirrored pairs: below
-25.6, the least at which training with and without them was compared (docs/theory.md)."""
+MEAN = 100.0
+"""Beyond this E[f]^2/Var f at the point that shaping takes, units are put in mirrored pairs: between
+33, where networks trained better without them, and 211, where better with (docs/theory.md)."""
 _ORDER = 64  # Hermite coefficients of an activation
 _CENTRING = ("centred", "shaped", "critical", "mirrored")
 
@@ -122,18 +122,19 @@ class Auto:
     Args:
         plain: the rule for plain stretches: "auto" to judge, or the name of a rule.
         parameters: of that rule.
-        draws: "normal", or "orthogonal": matrices and kernels of orthogonal rows or columns.
+        draws: "normal", or "orthogonal": matrices and kernels of orthogonal rows or columns; None
+            for orthogonal matrices where a stretch is shaped, normal draws elsewhere.
     """
 
     plain: str = "auto"
     parameters: Mapping[str, Any] = field(default_factory=dict)
-    draws: Draws = "normal"
+    draws: Draws | None = None
     needs_signal: bool = field(default=True, init=False)
 
     @property
     def name(self) -> str:
         """The rule with its parameters."""
-        drawn = {} if self.draws == "normal" else {"draws": self.draws}
+        drawn = {} if self.draws is None else {"draws": self.draws}
         return spelled(self.plain, {**self.parameters, **drawn})
 
     @cached_property
@@ -170,8 +171,11 @@ class Auto:
             return self._mirrored(weight, scene, decision)
         if decision is not None and decision.rule in _CENTRING:
             choice = self._centring(weight, scene, decision)
-            return drawn_as(self.draws, weight, choice, delta=self._by_one_tap(weight, scene))
-        return drawn_as(self.draws, weight, self._moment(weight, scene))
+            # Shaped layers are nearly linear: what is left is the product of their matrices.
+            product = decision.rule == "shaped" and len(weight.shape) == 2
+            draws = self.draws or ("orthogonal" if product else "normal")
+            return drawn_as(draws, weight, choice, delta=self._by_one_tap(weight, scene))
+        return drawn_as(self.draws or "normal", weight, self._moment(weight, scene))
 
     def _by_one_tap(self, weight: Weight, scene: Scene) -> bool:
         """Whether a kernel behind an activation is drawn at its centre tap alone."""

@@ -81,8 +81,8 @@ def _by_name(name: str, parameters: Mapping[str, Any]) -> Method:
     if name in LITERAL:
         return Literal(name, dict(parameters))
     if name in ("auto", *rules.names()):
-        draws = parameters.get("draws", "normal")
-        if draws not in get_args(Draws):
+        draws = parameters.get("draws")
+        if draws not in (None, *get_args(Draws)):
             raise ArgumentError(
                 "rule draws", expected=f"one of {', '.join(get_args(Draws))}", got=repr(draws)
             )
