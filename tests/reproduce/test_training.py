@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from fanin.reproduce import training
 from fanin.reproduce.claim import Stopped
 from fanin.reproduce.images import Images
 from fanin.reproduce.networks import Stack, plain, write_xavier
@@ -115,6 +116,26 @@ def test_a_loss_that_is_not_finite_is_none() -> None:
     data = Flat.of(blobs())
     found = train(build([0]), [1e38], [0], data, Recipe(epochs=2, batch=30), silent)[0]
     assert found.loss[-1] is None
+
+
+def test_a_run_without_a_number_left_ends_and_says_what_it_would_have_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data, recipe = Flat.of(blobs()), Recipe(epochs=6, batch=30, clip=1.0)
+    found = best_rate(build, [1e38], [0, 1], data, recipe, silent)
+    assert found.pop("ended") == [1, 1]
+    monkeypatch.setattr(training, "_lost", lambda stack: False)
+    whole = best_rate(build, [1e38], [0, 1], data, recipe, silent)
+    assert found == whole
+    assert whole["loss"] == [[None] * 6] * 2
+
+
+def test_a_run_goes_on_while_one_network_has_numbers() -> None:
+    data, recipe = Flat.of(blobs()), Recipe(epochs=2, batch=30)
+    lost, well = train(build([0, 0]), [1e38, 0.1], [0, 0], data, recipe, silent)
+    assert lost.ended is None
+    assert well.ended is None
+    assert well.loss[-1] is not None
 
 
 def test_the_rate_is_chosen_by_the_first_seed_on_held_out_images() -> None:

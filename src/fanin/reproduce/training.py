@@ -102,11 +102,14 @@ class Trained:
         accuracy: share of test images named right, after each epoch.
         choice: the same of the images that choose the rate, at the end.
         loss: mean training loss of each epoch; None where it is not finite.
+        ended: epochs that were trained, where nothing was left to train; what the others would
+            have given is known, and stands in the lists.
     """
 
     accuracy: list[float]
     choice: float
     loss: list[float | None]
+    ended: int | None = None
 
 
 @contextlib.contextmanager
@@ -163,15 +166,27 @@ def train(
             tick(step / steps)
         accuracies.append(_accuracy(stack, data.test, data.test_labels))
         losses.append(total / per_epoch)
+        if _lost(stack):
+            tick(1.0)
+            break
+    ended, rest = len(losses), recipe.epochs - len(losses)
+    accuracies += accuracies[-1:] * rest
+    losses += [torch.full((len(stack),), torch.nan)] * rest
     choice = _accuracy(stack, data.choice, data.choice_labels)
     return [
         Trained(
             [round(a[k].item(), 4) for a in accuracies],
             round(choice[k].item(), 4),
             [round(x[k].item(), 5) if x[k].isfinite() else None for x in losses],
+            ended if rest else None,
         )
         for k in range(len(stack))
     ]
+
+
+def _lost(stack: Networks) -> bool:
+    """Whether no parameter is a number: none will be again, and what is computed is the same."""
+    return all(bool(p.isnan().all()) for p in stack.parameters)
 
 
 class _Momentum:
@@ -270,7 +285,8 @@ def best_rate(
 
     Returns:
         JSON values: `rate`, `tried` (rate and held-out accuracy), `final` (test accuracy of each
-        seed), `curves` (of each seed, after each epoch), `loss`.
+        seed), `curves` (of each seed, after each epoch), `loss`; `ended`, where a run was, by
+        its seed: the epoch after which its parameters were not numbers.
     """
     first = seeds[0]
     rates = sorted(rates, reverse=True)
@@ -294,10 +310,12 @@ def best_rate(
             recipe,
             lambda done: tick(share + done * (1 - share)),
         )
+    ended = {"ended": [run.ended for run in runs]} if any(run.ended for run in runs) else {}
     return {
         "rate": rates[best],
         "tried": [[rate, run.choice] for rate, run in zip(rates, tried, strict=True)],
         "final": [run.accuracy[-1] for run in runs],
         "curves": [run.accuracy for run in runs],
         "loss": [run.loss for run in runs],
+        **ended,
     }
