@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch.utils._pytree import tree_map_only
+
+from fanin.torch.tracing import schema
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -42,23 +43,28 @@ class Replay:
     ) -> None:
         self.function, self.written = function, tuple(written)
         self.arguments = {k: v for k, v in arguments.items() if k not in ("device", "pin_memory")}
+        # Only elementwise operations are known to leave what they read as it is: a batch norm
+        # writes its running moments, and does not say so.
+        shared = schema.pointwise(function) and not self.written
+        self._tensor = _seen if shared else _copied
+        self._draws = schema.random(function, arguments)
 
     def __call__(self, *arrays: Array) -> tuple[Array, ...]:
         """The operation's results on these arrays, in float64 where they are real."""
         with torch.no_grad():
-            results = self._run([_tensor(a) for a in arrays])
+            results = self._run([self._tensor(a) for a in arrays])
         return tuple(r.resolve_conj().resolve_neg().numpy() for r in results)
 
     def vjp(
         self, arrays: Sequence[Array], cotangents: Sequence[Array | None]
     ) -> tuple[Array | None, ...]:
         """The gradient of sum_i <cotangent_i, result_i> in each array; None where there is none."""
-        tensors = [_tensor(a) for a in arrays]
+        tensors = [self._tensor(a) for a in arrays]
         leaves = [t.requires_grad_(t.is_floating_point() or t.is_complex()) for t in tensors]
         with torch.enable_grad():
             results = self._run([t.clone() for t in leaves] if self.written else leaves)
         pairs = [
-            (r, _tensor(c))
+            (r, self._tensor(c))
             for r, c in zip(results, cotangents, strict=True)
             if c is not None and r.requires_grad
         ]
@@ -81,11 +87,13 @@ class Replay:
 
     def _run(self, tensors: list[torch.Tensor]) -> tuple[torch.Tensor, ...]:
         """Run the operation with the tensors in their slots, global randomness untouched."""
-        with torch.random.fork_rng(devices=()):
-            torch.random.default_generator.manual_seed(_SEED)
+        if not self._draws:
             result, given = self._call(tensors, widen=True)
-            result = tree_map_only(torch.Tensor, _double, result)
-        return self._results(result, given)
+        else:
+            with torch.random.fork_rng(devices=()):
+                torch.random.default_generator.manual_seed(_SEED)
+                result, given = self._call(tensors, widen=True)
+        return tuple(_double(r) for r in self._results(result, given))
 
     def _results(self, result: Any, given: list[torch.Tensor]) -> tuple[torch.Tensor, ...]:
         """What was written, if something was; else what was returned."""
@@ -127,12 +135,31 @@ def _double(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.double() if tensor.is_floating_point() else tensor
 
 
-def _tensor(array: Array) -> torch.Tensor:
-    """A fresh CPU tensor of the array, float64 (or complex128) if it is real (or complex)."""
+def _wide(array: Array) -> Array:
+    """The array in float64 (or complex128) if it is real (or complex)."""
     array = np.asarray(array)
     if array.dtype.kind in "fc":
-        array = array.astype(np.complex128 if array.dtype.kind == "c" else np.float64)
-    return torch.from_numpy(np.array(array, copy=True, order="C"))
+        wide = np.complex128 if array.dtype.kind == "c" else np.float64
+        return array.astype(wide, copy=False)
+    return array
+
+
+def _copied(array: Array) -> torch.Tensor:
+    """A fresh CPU tensor of the array."""
+    return torch.from_numpy(np.array(_wide(array), copy=True, order="C"))
+
+
+def _seen(array: Array) -> torch.Tensor:
+    """A CPU tensor of the array, in the array's own memory where torch can use that.
+
+    What a broadcast repeats is copied once.
+    """
+    array = _wide(array)
+    once = tuple(slice(0, 1) if step == 0 else slice(None) for step in array.strides)
+    own = array[once]
+    if not own.flags.writeable or min(own.strides, default=0) < 0:
+        own = np.array(own, copy=True)
+    return torch.from_numpy(own).expand(array.shape)
 
 
 def _fill(template: Any, tensors: Iterator[torch.Tensor], *, widen: bool) -> Any:
