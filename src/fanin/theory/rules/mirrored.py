@@ -33,8 +33,8 @@ def mirrored(f: Any, depth: float, zeta: float = 1.5, *, width: float = math.inf
     unequal is one of `shaped`, so its budget bounds what asymmetry does; but the finite width,
     which pushes `shaped` with x^2 so near to linear that the mean outweighs the signal a
     thousandfold, has no hold here: x^2 becomes exactly linear, `g = 2 beta u`. `auto` takes pairs
-    where shaped leaves E[f]^2/Var f above 25: plain networks of x^2 with 100 layers then train to
-    0.92 instead of staying at chance (the runs are in docs/theory.md, "Mirrored pairs").
+    where shaped leaves E[f]^2/Var f above 100: plain networks of x^2 with 100 layers then train to
+    0.92 at rates where they stay at chance without (docs/theory.md, "Mirrored pairs").
 
     Wrong when: weights are trained apart by much (nothing keeps the pairs), and for f whose odd
     part drifts itself (exp, sinh, x^3).
