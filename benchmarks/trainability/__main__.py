@@ -10,6 +10,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     keep.add_argument("--note", default="", help="how and when the cells were run")
     commands.add_parser("report", help="tables and figures into docs/")
     options = parser.parse_args(arguments)
-    finished = run.Finished(options.cells, tuple(sorted(RESULTS.glob("trainability-*"))))
+    tables = tuple(sorted(RESULTS.glob("trainability-*")))
+    finished = run.Finished(options.cells, tables)
     return {"run": _run, "keep": _keep, "report": _report}[options.command](options, finished)
 
 
@@ -46,10 +48,12 @@ def _run_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", type=int, help="at most so many of the set's cells")
     parser.add_argument("--minutes", type=float, help="start no cell after so many minutes")
     parser.add_argument("--dry-run", action="store_true", help="say what it would cost")
+    parser.add_argument("--fresh", action="store_true", help="also what is in committed tables")
     parser.add_argument("--refresh", action="store_true", help="again where starts have changed")
 
 
-def _run(options: argparse.Namespace, finished: run.Finished) -> int:
+def _run(options: argparse.Namespace, everything: run.Finished) -> int:
+    finished = replace(everything, tables=()) if options.fresh else everything
     cells = list(itertools.islice(_readable(SETS[options.set]()), options.limit))
     old = _old(cells, finished) if options.refresh else {}
     todo = _todo(options.set, cells, finished, old)
@@ -79,6 +83,8 @@ def _run(options: argparse.Namespace, finished: run.Finished) -> int:
     except KeyboardInterrupt:
         print(f"stopped; what is finished is in {finished.folder}, the same command goes on")
         return 130
+    if options.fresh:
+        print("\n".join(table.compared(cells, finished.all(), everything.committed())))
     return 0
 
 

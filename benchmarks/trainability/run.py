@@ -38,15 +38,20 @@ class Finished:
 
     def all(self) -> dict[Cell, dict[str, Any]]:
         """Every result; the folder's own win."""
-        found: dict[Cell, dict[str, Any]] = {}
-        for table in self.tables:
-            for entry in json.loads((table / "cells.json").read_text())["cells"]:
-                found[Cell.of(entry["facts"])] = entry["result"]
+        found = self.committed()
         for path in sorted(self.folder.glob("*.json")):
             with contextlib.suppress(ValueError):  # not a cell, or not a whole one: run it again
                 entry = json.loads(path.read_text())
                 found[Cell.of(entry["facts"])] = entry["result"]
         return found
+
+    def committed(self) -> dict[Cell, dict[str, Any]]:
+        """The results of the tables; later ones win."""
+        return {
+            Cell.of(entry["facts"]): entry["result"]
+            for table in self.tables
+            for entry in json.loads((table / "cells.json").read_text())["cells"]
+        }
 
     def stale(self, results: dict[Cell, dict[str, Any]]) -> list[Cell]:
         """Cells whose networks would start from other weights today than they did."""
@@ -56,18 +61,21 @@ class Finished:
 def cost(cell: Cell) -> float:
     """Seconds of one core that a cell takes, by a count of its multiplications.
 
-    Measured on one of two busy cores of a virtual EPYC; elsewhere a guess, enough for a plan.
+    Fitted to the committed cells, from one of two busy cores of a virtual EPYC; elsewhere a
+    guess, enough for a plan. A cell that ends early takes less.
     """
-    networks = len(cell.rates) + len(cell.seeds) - 1
-    if STARTS.get(cell.start, STARTS["fanin"]).transform and cell.activation not in KNOWN:
+    how = STARTS.get(cell.start)
+    found = 12.0 if how and how.transform else 0.3  # for the constants of a changed activation
+    if how and how.transform and cell.activation not in KNOWN:
         return 0.0
+    networks, passes = len(cell.rates) + len(cell.seeds) - 1, 1 + (len(cell.seeds) > 1)
     if cell.family.startswith("gpt"):
-        return networks * cell.epochs * 0.0008 * cell.batch * cell.depth
+        return networks * cell.epochs * 0.001 * cell.batch * cell.depth
     steps = cell.epochs * (cell.images * 9 // 10) // cell.batch
-    layer = {"plain": 2.1e-10 * cell.width**2, "conv": 9e-10 * 49 * cell.width**2}
-    work = cell.batch * layer.get(cell.family, layer["conv"]) + 6e-5
-    more = 1.5 if "norm" in cell.start else 1.0
-    return networks * steps * cell.depth * work * more * (1.3 if cell.optimiser == "adam" else 1.0)
+    product = 2.1e-10 if cell.family == "plain" else 2.5e-9 * 49
+    layer = networks * (cell.batch * product * cell.width**2 + 3e-5) + passes * 1.6e-4
+    more = (1.4 if how and how.norm else 1.0) * (1.15 if cell.optimiser == "adam" else 1.0)
+    return found + steps * cell.depth * layer * more
 
 
 def run(

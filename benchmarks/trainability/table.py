@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -86,6 +86,17 @@ def score(cell: Cell, result: Mapping[str, Any]) -> Score | None:
     ]
     final = tuple(float("inf") if x is None else x for x in result["final"])
     return Score(final, tuple(steps), result["rate"], result.get("seconds", 0.0))
+
+
+def compared(cells: Iterable[Cell], results: Results, committed: Results) -> list[str]:
+    """A line for each finished cell: what it came to here, and in the committed tables."""
+    lines = []
+    for cell in dict.fromkeys(cells):
+        here, there = (score(cell, r[cell]) if cell in r else None for r in (results, committed))
+        if here is not None:
+            known = f" (committed: {there.mean:.1%})" if there else ""
+            lines.append(f"{here.mean:6.1%}{known}  {cell}")
+    return lines
 
 
 def pick(results: Results, **wanted: Any) -> tuple[Cell, dict[str, Any]] | None:
