@@ -20,6 +20,10 @@ from fanin.theory.rules import LayerRule
 
 LITERAL = ("kumar", "lecun", "xavier", "he", "backward")
 """Rules that say a number for a layer by itself, whatever the rest of the network does."""
+POSITIONS = 0.1
+"""Variance of a table of positions to that of what it is added to. All examples share it: at the
+same size it would take half of the distance of two inputs, a tenth leaves nine tenths, and a small
+GPT learns faster from it than from 1 or 1/100 (docs/theory.md, "Positions")."""
 
 
 class Activations:
@@ -178,30 +182,40 @@ def recurrent(weight: Weight, second_moment: float, why: str) -> Choice:
 
 
 def table(weight: Weight, scene: Scene, std: float | None = None) -> Choice:
-    """Rows of unit second moment after the factor that the model applies; positions alike."""
+    """Rows of unit second moment after the factor that the model applies; positions by them."""
     if weight.role == "logit bias":
         return Choice("small", "added to attention logits", normal(0.02), "assumed")
-    if weight.role == "position":
-        std = _beside(weight, scene) or 1.0
-        return Choice("alike", "as large as what it is added to", normal(std), "assumed")
     assert weight.use is not None
+    if weight.role == "position":
+        added = _others(weight, scene, ("add",)) if weight.use.node.name != "cat" else []
+        if added:
+            std = math.sqrt(POSITIONS) * (_size(added, scene) or 1.0)
+            reason = "a tenth of the variance of what it is added to, alike in all examples"
+            return Choice("position", reason, normal(std), "assumed")
+        std = _size(_others(weight, scene, ("cat",)), scene) or 1.0
+        return Choice("alike", "as large as what it stands beside", normal(std), "assumed")
     if std is not None:
         return Choice("tied head", "also the head, whose scale counts", normal(std), "assumed")
     factor = scene.flow.factor_after(weight.use.output)
-    if factor == 1.0 and (std := _beside(weight, scene, ("add",))) is not None:
+    if factor == 1.0 and (std := _size(_others(weight, scene, ("add",)), scene)) is not None:
         # Unit rows would drown a table that is also the head, and small for that.
         return Choice("alike", "as large as what it is added to", normal(std), "assumed")
     reason = "unit rows" if factor == 1.0 else f"unit rows after the factor {factor:.4g}"
     return Choice("unit", reason, normal(1.0 / factor))
 
 
-def _beside(weight: Weight, scene: Scene, joined: Sequence[str] = ("add", "cat")) -> float | None:
-    """Root mean square of what a table is added to or stands beside; None if it is not known."""
+def _others(weight: Weight, scene: Scene, joined: Sequence[str]) -> list[int]:
+    """The signals that a table is added to, or stands beside."""
     assert weight.use is not None
     others = [weight.use.data] if weight.use.data is not None else []
     if weight.use.kind == "embedding":
         others = scene.flow.joined_to(weight.use.output, joined)
-    moments = [m for i in others if i is not None and (m := scene.moment(i)) is not None]
+    return [i for i in others if scene.graph.values[i].varying]
+
+
+def _size(signals: Sequence[int], scene: Scene) -> float | None:
+    """Root mean square of the first of these that is known."""
+    moments = [m for i in signals if (m := scene.moment(i)) is not None]
     return math.sqrt(max(moments[0], 1e-12)) if moments else None
 
 
