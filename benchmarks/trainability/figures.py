@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,10 +12,10 @@ from benchmarks.trainability.cells import (
     PHASE_BIAS,
     PHASE_DEPTHS,
     PHASE_VARIANCES,
-    PLAIN,
     SHOWN,
 )
-from benchmarks.trainability.table import Results, pick, score
+from benchmarks.trainability.starts import STARTS
+from benchmarks.trainability.table import BAR, Reach, Results, pick, reach, score
 
 from fanin.errors import FaninError
 from fanin.reproduce.claim import Picture
@@ -38,8 +39,8 @@ def pictures(results: Results) -> Iterator[Picture]:
         yield _one_network(curves)
     if phase := _phase(results):
         yield _phases(phase)
-    if grid := _grid(results):
-        yield _trained(grid)
+    if reached := _reached(results):
+        yield _trained(reached)
 
 
 # --- one network of 100 layers ------------------------------------------------------------------
@@ -162,51 +163,52 @@ def _scale(v: float) -> float | None:
 # --- trained depth ------------------------------------------------------------------------------
 
 
-def _grid(results: Results) -> dict[tuple[str, str], dict[int, float]]:
-    """Accuracy by activation and start, for every depth that was run; two depths at least."""
-    found: dict[tuple[str, str], dict[int, float]] = {}
-    for f in ACTIVATIONS:
-        for s in PLAIN:
-            for depth in DEPTHS:
-                cell = pick(
-                    results, family="plain", activation=f, depth=depth, start=s, data="mnist",
-                    optimiser="sgd",
-                )  # fmt: skip
-                scored = score(*cell) if cell else None
-                if scored is not None:
-                    found.setdefault((f, s), {})[depth] = scored.mean
-    return found
+def _reached(results: Results) -> dict[tuple[str, str], Reach]:
+    """How deep every start that was run trains every activation."""
+    pairs = itertools.product(STARTS, ACTIVATIONS)
+    return {(s, f): found for s, f in pairs if (found := reach(results, f, s))}
 
 
-def _trained(grid: dict[tuple[str, str], dict[int, float]]) -> Picture:
-    activations = [f for f in ACTIVATIONS if any(key[0] == f for key in grid)]
-    starts = [s for s in PLAIN if any(key[1] == s for key in grid)]
-    depths = sorted({d for by in grid.values() for d in by})
+def _trained(reached: dict[tuple[str, str], Reach]) -> Picture:
+    starts = [s for s in STARTS if any((s, f) in reached for f in ACTIVATIONS)]
+    levels = (0, *DEPTHS)
 
     def draw(palette: Palette) -> Any:
-        canvas, axes = figure(
-            palette, len(depths), width=2.6 + 2.2 * len(depths), height=0.34 * len(starts) + 1.9,
-            sharey=True,
-        )  # fmt: skip
-        mesh: Any = None
-        for ax, depth in zip(axes, depths, strict=True):
-            values = [
-                [grid.get((f, s), {}).get(depth, float("nan")) for f in activations] for s in starts
+        canvas, (ax,) = figure(palette, width=8.6, height=0.32 * len(starts) + 1.9)
+        ax.grid(visible=False)
+        ax.set_facecolor(palette.grid)
+        values = [
+            [
+                levels.index(x.trained) if (x := reached.get((s, f))) and x.run else float("nan")
+                for f in ACTIVATIONS
             ]
-            ax.grid(visible=False)
-            ax.set_facecolor(palette.grid)
-            mesh = ax.imshow(values, cmap="viridis", vmin=0.1, vmax=0.95, aspect="auto")
-            heading(ax, palette, f"{depth} layers")
-            ax.set_xticks(range(len(activations)), activations, rotation=90, fontsize=8)
-            ax.set_yticks(range(len(starts)), starts)
-        bar = canvas.colorbar(mesh, ax=axes)
-        bar.ax.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-        bar.ax.tick_params(colors=palette.soft, labelsize=9)
+            for s in starts
+        ]
+        ax.imshow(values, cmap="viridis", vmin=0, vmax=len(levels) - 1, aspect="auto")
+        for (s, f), found in reached.items():
+            bright = levels.index(found.trained) >= len(levels) // 2 or not found.run
+            ax.text(
+                list(ACTIVATIONS).index(f), starts.index(s), _mark(found),
+                ha="center", va="center", fontsize=9, color="#1d2330" if bright else "#ffffff",
+            )  # fmt: skip
+        ax.set_xticks(range(len(ACTIVATIONS)), list(ACTIVATIONS), rotation=35, ha="right")
+        ax.set_yticks(range(len(starts)), starts)
+        ax.tick_params(length=0, labelsize=9)
+        heading(ax, palette, f"Layers of the deepest plain network that reaches {BAR:.0%}, by SGD")
         return canvas
 
     return Picture(
         "trainability-depth",
-        "Test accuracy of plain networks by start, activation and depth",
-        "Grey: not run, or the start does not exist for the activation.",
+        "The deepest plain network that each start trains, by activation",
+        f"Depths {', '.join(map(str, DEPTHS))}; 0: not even the shallowest that was run; +: the "
+        "deepest that was run; –: the start does not exist for the activation; empty: not run.",
         draw,
     )
+
+
+def _mark(found: Reach) -> str:
+    """What stands in a field: the depth, with a plus where it may be greater."""
+    if not found.run:
+        return "–"
+    more = found.trained == found.run < DEPTHS[-1]
+    return f"{found.trained}{'+' if more else ''}"

@@ -7,16 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.activations import ACTIVATIONS
-from benchmarks.trainability import figures
-from benchmarks.trainability.cells import DEPTHS, PLAIN, SETS
+from benchmarks.trainability import climb, figures
+from benchmarks.trainability.cells import DEPTHS, SETS
 from benchmarks.trainability.run import cost, duration
 from benchmarks.trainability.starts import STARTS
-from benchmarks.trainability.table import Results, Score, pick, score
+from benchmarks.trainability.table import Results, Score, lead, pick, reach, score
 
 from fanin.reproduce.figures import LIGHT, svg
 from fanin.reproduce.store import write_bytes, write_text
 
 Rows = list[list[str]]
+_POINT = 0.01 + 1e-9  # accuracies are shares of 1,000 images
 
 
 def write(docs: Path, results: Results) -> list[Path]:
@@ -94,21 +95,26 @@ def accuracy(family: str, depth: int) -> Callable[[Results], str]:
     return made
 
 
-def depths(results: Results) -> str:
+def depths(**wanted: str) -> Callable[[Results], str]:
     """The deepest network trained to the bar, of the depths that were run."""
-    rows = []
-    for s in PLAIN:
-        row = []
-        for f in ACTIVATIONS:
-            run = {
-                depth: found
-                for depth in DEPTHS
-                if (found := _score(results, "plain", f, depth, s)) is not None
-            }
-            deepest = max((d for d, x in run.items() if x.trained), default=0)
-            row.append(f"{deepest} of {max(run)}" if run else "")
-        rows += [[s, *row]] if any(row) else []
-    return markdown(["start", *(f"`{f}`" for f in ACTIVATIONS)], rows)
+
+    def made(results: Results) -> str:
+        by = {(s, f): reach(results, f, s, **wanted) for s in STARTS for f in ACTIVATIONS}
+        rows = []
+        for s in STARTS:
+            row = [by[s, f] for f in ACTIVATIONS]
+            rows += [[s, *(str(x) if x else "" for x in row)]] if any(row) else []
+        text = markdown(["start", *(f"`{f}`" for f in ACTIVATIONS)], rows)
+        again = {key: x for key, x in by.items() if x and x.failed and x.run > x.failed}
+        better = [key for key, x in again.items() if x.failed and x.trained > x.failed]
+        names = f" ({'; '.join(f'{s}, `{f}`' for s, f in better)})" if better else ""
+        checked = (
+            f"Failed at one depth and run at a greater one as well: {len(again)}, of which "
+            f"{len(better)} trained there{names}."
+        )
+        return f"{text}\n\n{checked}" if again else text
+
+    return made
 
 
 def steps(results: Results) -> str:
@@ -160,23 +166,48 @@ def targets(results: Results) -> str:
                 f"{good} of {len(run)} run",
             ]
         )
-    for rivals in (("layer norm",), ("dks", "tat")):
-        near, run_ = 0, 0
-        for f in ACTIVATIONS:
-            ours = _score(results, "plain", f, 100, "fanin")
-            theirs = [_score(results, "plain", f, 100, s) for s in rivals]
-            known = [x.mean for x in theirs if x]
-            if ours is not None and known:
-                run_ += 1
-                near += ours.mean >= max(known) - 0.01
-        rows.append(
-            [
-                f"100 layers, within 1 point of {' and '.join(rivals)} or above: at least 9 of "
-                f"{len(ACTIVATIONS)}",
-                f"{near} of {run_} run",
-            ]
-        )
+    rows.append(_deepest(results))
+    rows += [_against(results, 100)]
+    rows += [row for d in DEPTHS if d != 100 and "0 of 0" not in (row := _against(results, d))[1]]
     return markdown(["bar", "found"], rows)
+
+
+def _deepest(results: Results) -> list[str]:
+    """Whether a start that leaves the network what it is trains deeper than fanin's."""
+    rivals = [s for s, how in STARTS.items() if not how.changes and not s.startswith("fanin")]
+    deeper, run_ = [], 0
+    for f in ACTIVATIONS:
+        ours = reach(results, f, "fanin")
+        theirs = [x for s in rivals if (x := reach(results, f, s)) and x.run]
+        run_ += bool(ours and theirs)
+        if ours and any(x.trained > ours.trained for x in theirs):
+            deeper.append(f)
+    names = f": {_names(deeper)}" if deeper else ""
+    return [
+        "no start that leaves the network as it is trains deeper, on any activation",
+        f"deeper on {len(deeper)} of {run_} run{names}",
+    ]
+
+
+def _against(results: Results, depth: int) -> list[str]:
+    """How often fanin is within a point of the rivals that train another network."""
+    leads = {f: lead(results, f, depth, ("dks", "tat", "layer norm")) for f in ACTIVATIONS}
+    run_ = {f: x for f, x in leads.items() if x is not None}
+    behind = [f for f, x in run_.items() if x < -_POINT]
+    absent = [f for f in ACTIVATIONS if f not in run_]
+    less = f"; less: {_names(behind)}" if behind else ""
+    missing = f"; not comparable: {_names(absent)}" if absent else ""
+    return [
+        f"{depth} layers, within 1 point of the best of dks, tat and layer norm or above: at least "
+        f"9 of {len(ACTIVATIONS)}",
+        f"{len(run_) - len(behind)} of {len(run_)} run{less}{missing}",
+    ]
+
+
+def _names(activations: Sequence[str]) -> str:
+    return (
+        "all" if len(activations) == len(ACTIVATIONS) else ", ".join(f"`{f}`" for f in activations)
+    )
 
 
 def starts(results: Results) -> str:
@@ -194,14 +225,18 @@ def pictures(results: Results) -> str:
 
 
 def coverage(results: Results) -> str:
-    """Which cells of the full grid were run, and what the rest would cost."""
+    """Which cells of each set were run, and what the rest would cost."""
     rows = []
     for name, made in SETS.items():
-        cells = list(dict.fromkeys(made()))
-        left = [c for c in cells if c not in results]
-        time = duration(sum(map(cost, left))) if left else "–"
-        rows.append([name, str(len(cells)), str(len(cells) - len(left)), time])
-    return markdown(["set", "cells", "run", "one core would need for the rest"], rows)
+        cells = set(made())
+        left = cells - results.keys()
+        due = set(climb.due(left, results)) if name == "climb" else left
+        time = duration(sum(map(cost, due))) if due else "–"
+        bound = "at most " if due and name == "climb" else ""
+        counts = (len(cells), len(cells) - len(left), len(left) - len(due))
+        rows.append([name, *map(str, counts), f"{bound}{time}"])
+    heads = ["set", "cells", "run", "ruled out", "one core would need for the rest"]
+    return markdown(heads, rows)
 
 
 def _score(results: Results, family: str, f: str, depth: int, s: str) -> Score | None:
@@ -229,10 +264,15 @@ def _scores(results: Results, **wanted: Any) -> dict[tuple[str, str], Score | No
 SECTIONS: dict[str, Callable[[Results], str]] = {
     "pictures": pictures,
     "targets": targets,
+    "depths": depths(),
+    "depths fashion": depths(data="fashion-mnist"),
+    "depths adam": depths(optimiser="adam"),
+    "plain 10": accuracy("plain", 10),
+    "plain 20": accuracy("plain", 20),
+    "plain 50": accuracy("plain", 50),
     "plain 100": accuracy("plain", 100),
     "plain 200": accuracy("plain", 200),
     "steps": steps,
-    "depths": depths,
     "conv 50": accuracy("conv", 50),
     "residual 51": accuracy("residual", 51),
     "language": language,

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.record import machine, versions
-from benchmarks.trainability.cells import Cell
+from benchmarks.trainability.cells import DEPTHS, Cell
 
 from fanin.reproduce.store import write_text
 
@@ -106,3 +106,54 @@ def pick(results: Results, **wanted: Any) -> tuple[Cell, dict[str, Any]] | None:
         return None
     best = max(found, key=lambda c: (len(c.seeds), len(c.rates), c.epochs))
     return best, results[best]
+
+
+@dataclass(frozen=True)
+class Reach:
+    """How deep a start trains one activation.
+
+    Args:
+        trained: deepest network that all seeds brought to `BAR`; 0 where none.
+        run: deepest network that was trained at all; 0 where the start does not exist.
+        failed: least depth at which a seed stayed below `BAR`; None where none did.
+    """
+
+    trained: int
+    run: int
+    failed: int | None
+
+    def __str__(self) -> str:
+        return f"{self.trained} of {self.run}" if self.run else "–"
+
+
+def reach(results: Results, activation: str, start: str, **wanted: Any) -> Reach | None:
+    """How deep a start trains an activation; None where no plain network of theirs was run."""
+    asked = {"family": "plain", "data": "mnist", "optimiser": "sgd", **wanted}
+    found = {d: pick(results, activation=activation, start=start, depth=d, **asked) for d in DEPTHS}
+    if not any(found.values()):
+        return None
+    scored = {d: x for d, known in found.items() if known and (x := score(*known))}
+    trained = [d for d, x in scored.items() if x.trained]
+    failed = [d for d in scored if d not in trained]
+    return Reach(max(trained, default=0), max(scored, default=0), min(failed, default=None))
+
+
+def lead(results: Results, activation: str, depth: int, rivals: Iterable[str]) -> float | None:
+    """Accuracy of fanin over that of the best of its rivals, at the seeds that both have.
+
+    None where fanin or all of the rivals were not run.
+    """
+
+    def finals(start: str) -> dict[int, float]:
+        found = pick(
+            results, family="plain", activation=activation, depth=depth, start=start,
+            data="mnist", optimiser="sgd",
+        )  # fmt: skip
+        scored = score(*found) if found else None
+        return dict(zip(found[0].seeds, scored.final, strict=True)) if found and scored else {}
+
+    ours, leads = finals("fanin"), []
+    for theirs in map(finals, rivals):
+        if both := ours.keys() & theirs.keys():
+            leads.append(statistics.mean(ours[seed] - theirs[seed] for seed in both))
+    return min(leads, default=None)

@@ -260,7 +260,8 @@ def test_durations_in_words() -> None:
 
 
 def made(start: str, final: list[float], curves: list[list[float]], **changes: Any) -> Any:
-    cell = replace(Cell("plain", "sigmoid", 100, start), **changes)
+    whole = Cell("plain", "sigmoid", 100, start, seeds=tuple(range(len(final))))
+    cell = replace(whole, **changes)
     return cell, {"rate": 0.003, "tried": [], "final": final, "curves": curves, "start": "x"}
 
 
@@ -288,6 +289,56 @@ def test_tables_show_the_cell_with_most_seeds_and_the_best_in_bold() -> None:
     assert "| 112 |" not in report.steps(results)
     assert "| `sigmoid` | 56 | never |" in report.steps(results)
     assert "1 of 1 run" in report.targets(results).splitlines()[2]
+
+
+def test_how_deep_says_the_deepest_of_the_deepest_that_was_run() -> None:
+    results = dict(
+        [
+            made("fanin", [0.9], [[0.9]], depth=200),
+            made("he", [0.8], [[0.8]], depth=10),
+            made("he", [0.79], [[0.79]], depth=20),
+            made("xavier", [0.9, 0.7], [[0.9], [0.7]], depth=10),
+            made("xavier", [0.8], [[0.8]], depth=20),
+            made("layer norm", [0.9], [[0.9]], depth=200),
+        ]
+    )
+    (dks, _) = made("dks", [], [], depth=10)
+    results[dks] = {"unsupported": "no root"}
+    lines = report.depths()(results).splitlines()
+    shown = {line.split(" | ")[0]: line.split(" | ")[3] for line in lines[2:7]}
+    assert shown == {
+        "| fanin": "200 of 200",
+        "| xavier": "20 of 20",
+        "| he": "10 of 20",
+        "| dks": "–",
+        "| layer norm": "200 of 200",
+    }
+    assert lines[-1] == (
+        "Failed at one depth and run at a greater one as well: 1, of which 1 trained there "
+        "(xavier, `sigmoid`)."
+    )
+    assert report.depths(data="fashion-mnist")(results) == "No cells yet."
+    assert "trains deeper, on any activation | deeper on 0 of 1 run |" in report.targets(results)
+    deep, result = made("lsuv", [0.9], [[0.9]], depth=200)
+    results[next(c for c in results if c.start == "fanin")] = made("fanin", [0.1], [[0.1]])[1]
+    results[deep] = result
+    assert "deeper on 1 of 1 run: `sigmoid` |" in report.targets(results)
+
+
+def test_rivals_are_compared_at_the_seeds_that_both_have() -> None:
+    ours = made("fanin", [0.9, 0.5, 0.7], [[0.9], [0.5], [0.7]])
+    near = made("layer norm", [0.91], [[0.91]], seeds=(0,))
+    far = made("dks", [0.72, 0.6], [[0.72], [0.6]], seeds=(2, 1))
+    assert table.lead(dict([ours, near]), "sigmoid", 100, ["layer norm"]) == pytest.approx(-0.01)
+    both = dict([ours, near, far])
+    assert table.lead(both, "sigmoid", 100, ["layer norm", "dks"]) == pytest.approx(-0.06)
+    assert table.lead(both, "sigmoid", 100, ["tat"]) is None
+    assert table.lead(both, "tanh", 100, ["dks"]) is None
+    others = ", ".join(f"`{f}`" for f in ACTIVATIONS if f != "sigmoid")
+    rows = report.targets(dict([ours, near])).splitlines()
+    assert rows[-1].endswith(f"| 1 of 1 run; not comparable: {others} |")
+    rows = report.targets(both).splitlines()
+    assert rows[-1].endswith(f"| 0 of 1 run; less: `sigmoid`; not comparable: {others} |")
 
 
 def test_the_page_has_every_section_once_and_is_rewritten_between_markers() -> None:
