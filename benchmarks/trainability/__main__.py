@@ -84,8 +84,18 @@ def _run(options: argparse.Namespace, everything: run.Finished) -> int:
         print(f"stopped; what is finished is in {finished.folder}, the same command goes on")
         return 130
     if options.fresh:
-        print("\n".join(table.compared(cells, finished.all(), everything.committed())))
+        _show(cells, finished, everything.committed())
     return 0
+
+
+def _show(cells: Sequence[Cell], finished: run.Finished, committed: table.Results) -> None:
+    """What was trained here beside what is committed, and its pictures beside its files."""
+    from benchmarks.trainability import report
+
+    results = finished.all()
+    print("\n".join(table.compared(cells, results, committed)))
+    for path in report.draw(finished.folder, results):
+        print(path)
 
 
 def _old(cells: Sequence[Cell], finished: run.Finished) -> dict[Cell, dict[str, Any]]:

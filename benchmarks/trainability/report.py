@@ -35,9 +35,14 @@ def write(docs: Path, results: Results) -> list[Path]:
     for name, made in SECTIONS.items():
         text = between(text, name, made(results))
     write_text(page, text)
-    written = [page]
+    return [page, *draw(docs / "img", results)]
+
+
+def draw(folder: Path, results: Results) -> list[Path]:
+    """Draw the figures that have their cells; the files written."""
+    written = []
     for picture in figures.pictures(results):
-        path = docs / "img" / f"{picture.name}.svg"
+        path = folder / f"{picture.name}.svg"
         write_bytes(path, svg(picture, LIGHT))
         written.append(path)
     return written

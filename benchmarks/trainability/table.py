@@ -30,7 +30,7 @@ def write(folder: Path, results: Results, note: str) -> int:
     about = {
         "machine": machine(),
         "versions": versions(*_PACKAGES),
-        "command": "python -m benchmarks.trainability run --set full",
+        "command": "python -m benchmarks.trainability run --set climb, then --set full",
         "note": note,
     }
     lines = [
@@ -129,7 +129,8 @@ class Reach:
 def reach(results: Results, activation: str, start: str, **wanted: Any) -> Reach | None:
     """How deep a start trains an activation; None where no plain network of theirs was run."""
     asked = {"family": "plain", "data": "mnist", "optimiser": "sgd", **wanted}
-    found = {d: pick(results, activation=activation, start=start, depth=d, **asked) for d in DEPTHS}
+    theirs = {c: r for c, r in results.items() if (c.activation, c.start) == (activation, start)}
+    found = {d: pick(theirs, depth=d, **asked) for d in DEPTHS}
     if not any(found.values()):
         return None
     scored = {d: x for d, known in found.items() if known and (x := score(*known))}

@@ -217,6 +217,7 @@ def test_a_fresh_run_trains_what_is_committed_and_says_both(
 ) -> None:
     (here,) = cells("he")
     there = {"rate": 0.1, "tried": [], "final": [0.5, 0.7], "curves": [[0.5], [0.7]], "start": ""}
+    monkeypatch.setattr(report, "draw", lambda folder, results: [folder / "picture.svg"])
     table.write(tmp_path / "trainability-1", {here: there}, "")
     monkeypatch.setattr(command, "RESULTS", tmp_path)
     monkeypatch.setattr(run, "_one", lambda c: (c.facts, {**there, "final": [0.5, 0.5]}))
@@ -226,7 +227,10 @@ def test_a_fresh_run_trains_what_is_committed_and_says_both(
     assert capsys.readouterr().out.startswith("0 of 1 cells to train")
     assert command.main([*asked, "--fresh"]) == 0
     said = capsys.readouterr().out.splitlines()
-    assert said[-1] == " 50.0% (committed: 60.0%)  plain 3 tanh, he, sgd"
+    assert said[-2:] == [
+        " 50.0% (committed: 60.0%)  plain 3 tanh, he, sgd",
+        f"{tmp_path}/cells/picture.svg",
+    ]
 
 
 def test_no_cell_is_started_after_the_time_is_up(tmp_path: Path) -> None:
