@@ -94,3 +94,18 @@ def test_a_climb_trains_what_is_due_and_goes_on(
 def test_a_climb_stops_with_its_time(trained: list[Cell], tmp_path: Path) -> None:
     assert ask(tmp_path, "--minutes", "0") == 0
     assert trained == []
+
+
+def test_a_refreshed_climb_does_not_go_by_old_failures(
+    trained: list[Cell], tmp_path: Path, monkeypatch: Any
+) -> None:
+    def stale(self: run.Finished, results: Any) -> list[Cell]:
+        return [c for c in results if c.start == "xavier"]
+
+    monkeypatch.setattr(run.Finished, "stale", stale)
+    assert ask(tmp_path, "--limit", "3") == 0
+    monkeypatch.setitem(TRAINS, "xavier", 10)
+    assert ask(tmp_path) == 0
+    assert [c.depth for c in trained if c.start == "xavier"] == [10]
+    assert ask(tmp_path, "--refresh") == 0
+    assert [c.depth for c in trained if c.start == "xavier"] == [10, 10, 20]
