@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fanin.signal.nodes import Once
 from fanin.signal.state import QUADRATURE, State, Varied, integrate, law
 from fanin.signal.table import Table, align
 
@@ -77,9 +78,7 @@ def with_fixed(
     mean = np.broadcast_to(z.mean, np.broadcast_shapes(z.mean.shape, tuple(sizes)))
     level = content.mean[..., None]
 
-    def function(z: Array) -> Array:
-        return step(z if inner is None else inner(z), level)
-
+    function = Once(lambda z: step(z if inner is None else inner(z), level), [inner])
     varied = Varied(z.dims, mean, z.pairs, differ)
     table, total = integrate(function, varied)
     how = QUADRATURE if exact and total else x.how

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.special import roots_genlaguerre
 
 from fanin.errors import ArgumentError
+from fanin.signal.nodes import Once, coefficients, on_nodes
 from fanin.signal.slices import Slices
 from fanin.signal.table import Table, align, paired
 
@@ -27,9 +27,7 @@ if TYPE_CHECKING:
 
 CLOSED, QUADRATURE, ASSUMED = "closed form", "quadrature", "assumed"
 
-_REACH, _NODES, _ORDER = 9.0, 1201, 40
 _SIZES = 8  # nodes over the size of a variance that is random
-_LAWS = 48  # different (mean, variance) pairs of a profile that are integrated; others lie between
 
 
 @dataclass(frozen=True, eq=False)
@@ -238,21 +236,6 @@ class Varied(Table):
     differ: tuple[int, ...] = ()
 
 
-@cache
-def _rule() -> tuple[Array, Array]:
-    """Nodes and the weighted normalised Hermite polynomials on them: row k gives E[f(z) h_k(z)].
-
-    The trapezoidal rule: spectrally exact for smooth f, error O(step^2) at a kink.
-    """
-    z = np.linspace(-_REACH, _REACH, _NODES)
-    weight = np.exp(-z * z / 2)
-    weight /= weight.sum()
-    rows = [np.ones_like(z), z]
-    for k in range(2, _ORDER):
-        rows.append((z * rows[-1] - np.sqrt(k - 1) * rows[-2]) / np.sqrt(k))
-    return z, np.stack(rows) * weight
-
-
 def integrate(function: Function, latent: Table) -> tuple[Table, bool]:
     """The table of f(z) for a jointly Gaussian z, and whether f was defined wherever z lies.
 
@@ -260,21 +243,19 @@ def integrate(function: Function, latent: Table) -> tuple[Table, bool]:
     polynomials, E[f(u) f(v)] = sum_k c_k(u) c_k(v) rho^k (Mehler); what the first coefficients
     leave of E[f^2] is put on the next power of rho.
 
-    *Accuracy.* Relative: 1e-8 for smooth functions, 2e-5 with kinks, 1e-2 with jumps; 2e-4 where a
-    profile has more than 48 different variances.
+    *Accuracy.* Relative: 1e-8 for smooth functions, 2e-5 with kinks, 1e-2 with jumps, and where a
+    profile has more than 48 different means.
     """
     if isinstance(latent, Mixed):
         return _over_scales(function, latent)
     mean, same = np.broadcast_arrays(latent.mean, latent.same)
     variance = np.maximum(same - mean**2, 0.0)
     variance = np.where(variance < 1e-13 * (same + 1e-300), 0.0, variance)
-    if isinstance(latent, Varied):
-        coefficients, power, defined = _by_element(function, mean, variance, latent.differ)
-    else:
-        coefficients, power, defined = _coefficients(function, mean, variance)
-    tail = np.sqrt(np.maximum(power - (coefficients**2).sum(0), 0.0))
-    pairs = _pairs(coefficients, tail, _correlation(latent, mean, variance), latent)
-    return Table(latent.dims, coefficients[0], pairs)._compact(), defined
+    differ = latent.differ if isinstance(latent, Varied) else ()
+    found, power, defined = coefficients(function, mean, variance, differ)
+    tail = np.sqrt(np.maximum(power - (found**2).sum(0), 0.0))
+    pairs = _pairs(found, tail, _correlation(latent, mean, variance), latent)
+    return Table(latent.dims, found[0], pairs)._compact(), defined
 
 
 def _correlation(latent: Table, mean: Array, variance: Array) -> Array:
@@ -308,17 +289,17 @@ def _over_scales(function: Function, latent: Mixed) -> tuple[Table, bool]:
     mean, same = np.broadcast_arrays(latent.mean, latent.same)
     variance = np.maximum(same - mean**2, 0.0)
     rho = _correlation(latent, mean, variance)
-    found = [_coefficients(function, mean, variance * size) for size in latent.sizes[0]]
+    found = [coefficients(function, mean, variance * size) for size in latent.sizes[0]]
     weights = latent.sizes[1]
     tails = [np.sqrt(np.maximum(power - (c**2).sum(0), 0.0)) for c, power, _ in found]
     alike: Array = sum(
         w * _pairs(c, t, rho, latent) for w, (c, _, _), t in zip(weights, found, tails, strict=True)
     )
-    coefficients, tail = (np.tensordot(weights, x, 1) for x in ([c for c, _, _ in found], tails))
-    apart = _pairs(coefficients, tail, rho, latent)
+    average, tail = (np.tensordot(weights, x, 1) for x in ([c for c, _, _ in found], tails))
+    apart = _pairs(average, tail, rho, latent)
     shared, laid = align(latent.shared, latent)
     share = shared.pairs if laid.dims == latent.dims else 1.0
-    table = Table(latent.dims, coefficients[0], apart + share * (alike - apart))
+    table = Table(latent.dims, average[0], apart + share * (alike - apart))
     return table._compact(), all(defined for _, _, defined in found)
 
 
@@ -335,64 +316,9 @@ def mehler(rho: Array, coefficients: Array, tail: float) -> Array:
 
 def hermite(function: Function) -> tuple[Array, float]:
     """Coefficients of f(z) over normalised Hermite polynomials, z ~ N(0, 1); root of the rest."""
-    coefficients, power, _ = _coefficients(function, np.zeros(1), np.ones(1))
-    rest = np.maximum(power - (coefficients**2).sum(0), 0.0)
-    return coefficients.ravel(), float(np.sqrt(rest).item())
-
-
-def _coefficients(function: Function, mean: Array, variance: Array) -> tuple[Array, Array, bool]:
-    """Hermite coefficients and E[f^2] for each (mean, variance) of a profile."""
-    z, rows = _rule()
-    whole = np.stack([mean.ravel(), np.sqrt(variance).ravel()], 1)
-    laws, places = np.unique(whole, axis=0, return_inverse=True)
-    between = None
-    if len(laws) > _LAWS and np.ptp(laws[:, 0]) == 0:  # standard deviations between few are enough
-        low, high = laws[0, 1], laws[-1, 1]
-        between = (laws[:, 1] - low) / (high - low) * (_LAWS - 1)
-        laws = np.stack([np.full(_LAWS, laws[0, 0]), np.linspace(low, high, _LAWS)], 1)
-    elif len(laws) > _LAWS:
-        step = np.maximum(np.ptp(laws, axis=0) / _LAWS, 1e-300)
-        laws, places = np.unique(np.rint(whole / step), axis=0, return_inverse=True)
-        laws = laws * step
-    values = np.asarray(function(laws[:, :1] + laws[:, 1:] * z), dtype=np.float64)
-    values = np.broadcast_to(values, (len(laws), len(z)))
-    defined = np.isfinite(values)
-    total = bool(defined.all())
-    if not total:
-        share = (defined * rows[0]).sum(1, keepdims=True)
-        values = np.where(defined, values, 0.0) / np.maximum(share, 1e-12) ** 0.5
-    coefficients, power = rows @ values.T, (values**2) @ rows[0]
-    if between is not None:
-        below = np.minimum(np.floor(between).astype(int), _LAWS - 2)
-        part = between - below
-        coefficients = coefficients[:, below] * (1 - part) + coefficients[:, below + 1] * part
-        power = power[below] * (1 - part) + power[below + 1] * part
-    shape, places = mean.shape, places.ravel()
-    return coefficients[:, places].reshape(-1, *shape), power[places].reshape(shape), total
-
-
-def _by_element(
-    function: Function, mean: Array, variance: Array, differ: tuple[int, ...]
-) -> tuple[Array, Array, bool]:
-    """Hermite coefficients and E[f^2] of a function that changes along some axes of a profile."""
-    z, rows = _rule()
-    k = mean.ndim
-    like = [a for a in range(k) if a not in differ]
-    whole = np.stack([mean, np.sqrt(variance)], -1)
-    order = (*like, *differ, k)
-    lead = tuple(mean.shape[a] for a in like)
-    flat = whole.transpose(order).reshape(int(np.prod(lead)), -1)
-    laws, places = np.unique(flat, axis=0, return_inverse=True)
-    own = [mean.shape[a] if a in differ else 1 for a in range(k)]
-    laid = laws.reshape(-1, *own, 2)
-    values = np.asarray(function(laid[..., :1] + laid[..., 1:] * z), dtype=np.float64)
-    total = bool(np.isfinite(values).all())
-    values = np.where(np.isfinite(values), values, 0.0)
-    found = np.stack([*np.moveaxis(values @ rows.T, -1, 0), values**2 @ rows[0]])
-    spread = np.squeeze(found, tuple(2 + a for a in like))[:, places.ravel()]
-    spread = spread.reshape(-1, *lead, *spread.shape[2:])
-    whole = spread.transpose(0, *(1 + np.argsort([*like, *differ])))
-    return whole[:-1], whole[-1], total
+    found, power, _ = coefficients(function, np.zeros(1), np.ones(1))
+    rest = np.maximum(power - (found**2).sum(0), 0.0)
+    return found.ravel(), float(np.sqrt(rest).item())
 
 
 def law(state: State) -> tuple[Table, Function | None, Hashable, bool]:
@@ -430,9 +356,7 @@ def applied(state: State, function: Function, token: Hashable) -> State:
     """The state of function(x), element by element."""
     latent, inner, source, exact = law(state)
 
-    def composed(z: Array) -> Array:
-        return function(z if inner is None else inner(z))
-
+    composed = Once(lambda z: function(z if inner is None else inner(z)), [inner])
     table, total = integrate(composed, latent)
     how = QUADRATURE if exact and total else f"{ASSUMED}: Gaussian"
     low, high = _range(composed, latent)
@@ -444,8 +368,7 @@ def applied(state: State, function: Function, token: Hashable) -> State:
 
 def _range(function: Function, latent: Table) -> tuple[float, float]:
     """Lowest and highest value that a function takes on a Gaussian, within the nodes' reach."""
-    z, _ = _rule()
-    mean, std = latent.average, np.sqrt(max(latent.variance, 0.0))
-    values = np.asarray(function(mean + std * z), dtype=np.float64)
+    z = on_nodes(latent.average, max(latent.variance, 0.0) ** 0.5)
+    values = np.asarray(function(z), dtype=np.float64)
     finite = values[np.isfinite(values)]
     return (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fanin.signal.graph import Graph, Node, Ref, Value
+from fanin.signal.nodes import Once
 from fanin.signal.state import State, integrate
 from fanin.signal.table import Table, add, paired, product
 
@@ -67,16 +68,20 @@ def gathered(terms: Sequence[Term]) -> list[Term]:
             made += group
             continue
         lead = next((t for t in group if t.slope is not None), group[0])
-        slopes = [t.slope for t in group]
-
-        def slope(z: np.ndarray, slopes: Sequence[Function | None] = slopes) -> np.ndarray:
-            return np.asarray(sum(np.ones_like(z) if s is None else s(z) for s in slopes))
-
         if lead.slope is None:
             made.append(replace(lead, table=lead.table * len(group)))
         else:
-            made.append(replace(lead, slope=slope))
+            made.append(replace(lead, slope=_added([t.slope for t in group])))
     return made
+
+
+def _added(slopes: Sequence[Function | None]) -> Function:
+    """The sum of slopes, of which None is 1."""
+
+    def slope(z: np.ndarray) -> np.ndarray:
+        return np.asarray(sum(np.ones_like(z) if s is None else s(z) for s in slopes))
+
+    return Once(slope, slopes)
 
 
 def total(terms: Sequence[Term]) -> Table:

@@ -11,6 +11,7 @@ import numpy as np
 from fanin.signal.copula import seen_by, summed
 from fanin.signal.fixed import is_fixed, with_fixed
 from fanin.signal.joint import sample
+from fanin.signal.nodes import Once
 from fanin.signal.slices import joined, scaled, together
 from fanin.signal.state import (
     ASSUMED,
@@ -60,10 +61,7 @@ def affine(state: State, scale: float, shift: float, token: object) -> State:
         first = inner or Affine(1.0, 0.0)
         function: Function = Affine(scale * first.scale, scale * first.shift + shift)
     else:
-
-        def function(z: np.ndarray) -> np.ndarray:
-            return scale * inner(z) + shift
-
+        function = Once(lambda z: scale * inner(z) + shift, [inner])
     return replace(
         state, table=state.table * scale + shift, how=CLOSED, token=token, latent=latent,
         slices=scaled(state.slices, Table.constant(state.shape, scale)),
@@ -172,10 +170,8 @@ def _joint(
 ) -> Callable[[np.ndarray], np.ndarray]:
     """The operation as a function of the one Gaussian z."""
 
-    def joint(z: np.ndarray) -> np.ndarray:
-        return _run(call, _operands(states, varying, numbers, z))
-
-    return joint
+    parts = [law(states[i])[1] for i in varying]
+    return Once(lambda z: _run(call, _operands(states, varying, numbers, z)), parts)
 
 
 def _operands(
@@ -459,10 +455,10 @@ def _multiplied(
     laws = [law(states[i]) for i in varying]
     if laws and all(other[2] == laws[0][2] for other in laws[1:]):
         latent, source = laws[0][0], laws[0][2]
-
-        def slope(z: np.ndarray) -> np.ndarray:
-            return _derivative(call, _operands(states, varying, numbers, z), place)
-
+        slope = Once(
+            lambda z: _derivative(call, _operands(states, varying, numbers, z), place),
+            [law(states[i])[1] for i in varying],
+        )
         for term in terms:
             if term.slope is not None and term.source == source:
                 yield replace(term, slope=_times(term.slope, slope))
@@ -493,9 +489,9 @@ def _along(call: Call, term: Term, states: Sequence[State], place: int) -> Term:
     gated = _is_gated(call, place)
     if term.slope is None or term.source != law(whole)[2]:
         return term
-    if linear_in_z(states[place]) and not gated:
-        return term
     x, y = states[place], states[1 - place]
+    if law(x)[2] == term.source or (linear_in_z(x) and not gated):
+        return term
     scales = _scales(call)
     power = 1 if gated else 2  # a gate's gradient is a sum, in which means add up
     slope = seen_by(term.slope, whole, x, y, scales[place], scales[1 - place], power)
@@ -529,7 +525,7 @@ def _to_gate(call: Call, term: Term, states: Sequence[State], place: int) -> Ter
 
 def _times(first: Function, second: Function) -> Function:
     """The product of two slopes."""
-    return lambda z: first(z) * second(z)
+    return Once(lambda z: first(z) * second(z), [first, second])
 
 
 def _slope(call: Call, states: Sequence[State], place: int) -> Table:
@@ -553,8 +549,10 @@ def _derivative(call: Call, arrays: Sequence[np.ndarray], place: int) -> np.ndar
     assert call.node.kernel is not None
     shape = np.broadcast_shapes(*(np.shape(a) for a in arrays))
     whole = [np.broadcast_to(a, shape) for a in arrays]
-    found = call.node.kernel.vjp(_typed(call, whole), [np.ones(shape)])[place]
-    return np.zeros(shape) if found is None else np.nan_to_num(found)
+    found = call.node.kernel.vjp(_typed(call, whole), [np.broadcast_to(1.0, shape)])[place]
+    if found is None:
+        return np.zeros(shape)
+    return found if np.isfinite(found).all() else np.nan_to_num(found)
 
 
 def _drawn_slope(call: Call, states: Sequence[State], place: int) -> Table:

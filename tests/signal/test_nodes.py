@@ -1,0 +1,131 @@
+"""Functions of Gaussians on nodes: integrals, many laws at once, and chains that do not repeat."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fanin
+from fanin.signal.nodes import Once, coefficients
+from fanin.signal.propagate import backward, propagate
+from fanin.signal.state import Given
+from fanin.torch.tracing.trace import trace
+
+
+def moments(function: object, mean: np.ndarray, std: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """E[f] and E[f^2] by Gauss-Legendre panels around the mean, independently."""
+    x, w = np.polynomial.legendre.leggauss(40)
+    edges = np.linspace(-9, 9, 181)
+    z = ((edges[1:] + edges[:-1])[:, None] + np.diff(edges)[:, None] * x).ravel() / 2
+    weight = (np.diff(edges)[:, None] * w / 2).ravel() * np.exp(-z * z / 2) / np.sqrt(2 * np.pi)
+    f = function(mean[..., None] + std[..., None] * z)  # type: ignore[operator]
+    return f @ weight, (f * f) @ weight
+
+
+@pytest.mark.parametrize(
+    ("function", "accuracy"),
+    [(np.tanh, 1e-9), (np.exp, 1e-9), (lambda x: np.maximum(x, 0.0), 2e-5), (np.abs, 2e-5)],
+)
+def test_moments_of_a_profile(function: object, accuracy: float) -> None:
+    mean, std = np.array([[0.3], [-1.0]]), np.linspace(0.4, 1.1, 7)[None, :].repeat(2, 0)
+    mean = np.broadcast_to(mean, std.shape)
+    found, power, total = coefficients(function, mean, std**2)  # type: ignore[arg-type]
+    first, second = moments(function, mean, std)
+    assert total
+    assert (np.abs(found[0] - first) <= accuracy * np.maximum(std, np.sqrt(second))).all()
+    assert (np.abs(power - second) <= accuracy * np.maximum(std**2, second)).all()
+
+
+@pytest.mark.parametrize("frequency", [30.0, 41.9, 59.8, 69.8, 83.8, 125.0])
+def test_no_coarse_rule_is_taken_for_a_fast_wave(frequency: float) -> None:
+    """E[sin^2(w z)] = 1/2 for a fast wave, also where it is zero on all nodes of one rule."""
+    _, power, _ = coefficients(lambda z: np.sin(frequency * z), np.zeros(1), np.ones(1))
+    assert power.item() == pytest.approx(0.5, rel=1e-9)
+
+
+@pytest.mark.parametrize("low", [0.7, 0.01, 0.0])
+def test_many_laws_are_as_good_as_few(low: float) -> None:
+    mean = np.repeat([[-2.0], [0.0], [1.5]], 60, 1)
+    std = np.linspace(low, 1.5, 60)[None, :].repeat(3, 0)
+    for function in (np.tanh, lambda x: np.logaddexp(0.0, x)):
+        found, power, _ = coefficients(function, mean, std**2)
+        for i, j in np.ndindex(3, 60):
+            one, alone, _ = coefficients(function, mean[i, j : j + 1], std[i, j : j + 1] ** 2)
+            assert power[i, j] == pytest.approx(alone.item(), rel=1e-6, abs=1e-12)
+            assert found[:4, i, j] == pytest.approx(one[:4, 0], abs=1e-6 * alone.item() ** 0.5)
+
+
+def test_few_laws_are_integrated_for_many() -> None:
+    asked = []
+
+    def function(z: np.ndarray) -> np.ndarray:
+        asked.append(len(z))
+        return np.tanh(z)
+
+    coefficients(function, np.zeros(4096), np.linspace(1.0, 2.0, 4096) ** 2)
+    assert asked == [12]
+
+
+def test_a_function_is_run_once_on_an_array() -> None:
+    runs = []
+    first = Once(lambda x: runs.append("first") or x + 1.0)
+    second = Once(lambda x: first(x) * first(x), [first])
+    x, y = np.ones(3), np.zeros(3)
+    assert second(x).tolist() == [4.0] * 3
+    assert first(x).tolist() == [2.0] * 3
+    assert second(y).tolist() == [1.0] * 3
+    assert runs == ["first", "first"]
+    del x
+    assert len(first._kept) == 1
+
+
+def test_a_long_chain_needs_no_deep_stack() -> None:
+    chain = Once(np.tanh)
+    for _ in range(5000):
+        chain = Once(lambda x, inner=chain: inner(x) * 0.5 + 1.0, [chain])
+    assert chain(np.zeros(2)) == pytest.approx(2.0)
+
+
+class Flow(nn.Module):
+    """x <- x + h tanh(x), step by step: one function of one Gaussian, which reads itself twice."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        self.inner, self.steps = nn.Linear(16, 16), steps
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.inner(x)
+        for _ in range(self.steps):
+            x = x + 0.02 * torch.tanh(x)
+        return x
+
+
+def _runs(steps: int, monkeypatch: pytest.MonkeyPatch) -> int:
+    """How often operations are run while the signal of such a flow is predicted."""
+    graph = trace(Flow(steps), fanin.spec((4, 16)))
+    count = 0
+    kind = type(graph.nodes[0].kernel)
+    forward, back = kind.__call__, kind.vjp
+
+    def counted(run: object) -> object:
+        def call(*args: object) -> object:
+            nonlocal count
+            count += 1
+            return run(*args)  # type: ignore[operator]
+
+        return call
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kind, "__call__", counted(forward))
+        patch.setattr(kind, "vjp", counted(back))
+        given = {"inner.weight": Given(variance=1 / 16), "inner.bias": Given()}
+        signal = backward(propagate(graph, given))
+    assert signal.gradient("inner.weight") > 0
+    return count
+
+
+def test_the_work_for_a_chain_grows_with_its_length(monkeypatch: pytest.MonkeyPatch) -> None:
+    few, more, most = (_runs(steps, monkeypatch) for steps in (4, 8, 16))
+    assert most - more <= 2.2 * (more - few)
