@@ -253,9 +253,10 @@ def _lecun_tanh() -> Form:
 @_form("tanhshrink")
 def _tanhshrink() -> Form:
     def value(x: Array) -> Array:
-        small = np.clip(x, -1, 1)
-        near = small * excess(small * small) / np.cosh(small)
-        result: Array = np.where(np.abs(x) < 1, near, x - np.tanh(x))
+        result: Array = np.asarray(x - np.tanh(x))
+        near = np.abs(x) < 1
+        small = x[near]
+        result[near] = small * excess(small * small) / np.cosh(small)
         return result
 
     return Form(value, lambda x: np.tanh(x) ** 2)

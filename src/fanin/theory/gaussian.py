@@ -167,9 +167,7 @@ def moments(f: Function, mean: float = 0.0, variance: float = 1.0) -> Moments:
 
     *Accuracy*
         As for `expectation`. `curvature` is a difference, and its bound is absolute: about 1e-15
-        E[f'^2]. Where f' is numerical (see `Activation.derivative_accuracy`) the bounds say so. A
-        break of f'' less than 1e-5 from 0, and not at it, is taken to lie at 0: E[f'^2] is then off
-        by up to 1e-11.
+        E[f'^2]. Where f' is numerical (see `Activation.derivative_accuracy`) the bounds say so.
 
     Raises:
         DivergentError: E[f^2] or E[f'^2] does not exist, or needs values beyond float64.

@@ -57,9 +57,10 @@ _RESOLVED = 1e-12  # unresolved part relative to the largest value on the panel
 _NOTHING = 1e-40  # values below this are as good as zero
 _NARROW = 2.0**-22  # half width of a panel relative to its centre, at which a break is suspected
 _SLOW = 64  # halving takes less than this off a kink, and far more off a smooth function
-_BUDGET = 200  # panels that are halved at once, those nearest to zero first
+_BUDGET = 128  # panels that are halved at once, those nearest to zero first
 _LEVELS = 64
 _SEARCHES = 4
+_LAYINGS = 2
 _UNEVEN = 0.61, 0.37
 _JUMP, _KINK = 1e-9, 1e-7  # relative sizes of a jump and of a kink that count
 _LOCAL_WIDTHS = 4.0 ** -np.arange(6)
@@ -141,12 +142,22 @@ def survey(f: Function) -> Landscape:
     with np.errstate(all="ignore"):
         panels, suspects = _refined(f, Panels.between(_FIRST_ENDS), _NARROW)
         candidates = _located(f, Panels.joined([suspects, *_hidden(f, panels)]))
-        # Breaks are ends now, so nothing should need narrow panels; what does is left as it is.
-        for _ in range(1 + bool(len(candidates))):
-            ends = np.union1d(_FIRST_ENDS, candidates)
-            panels, _ = _refined(f, Panels.between(ends), 1e-5)
-            candidates = _Seams.of(f, panels).sharpened(candidates)
+        for _ in range(_LAYINGS if len(candidates) else 0):
+            panels = _relaid(f, panels, candidates)
+            before, candidates = candidates, _Seams.of(f, panels).sharpened(candidates)
+            if np.array_equal(before, candidates):
+                break
         return _judged(f, panels, candidates)
+
+
+def _relaid(f: Function, panels: Panels, breaks: Points) -> Panels:
+    """The panels with breaks among their ends; where the first ends hold none they stay."""
+    ends = Panels.between(np.union1d(_FIRST_ENDS, breaks))
+    cells = np.searchsorted(_FIRST_ENDS, breaks)
+    broken, again = (np.isin(np.searchsorted(_FIRST_ENDS, p.centre), cells) for p in (panels, ends))
+    # Breaks are ends now, so nothing should need narrow panels; what does is left as it is.
+    laid, _ = _refined(f, ends.chosen(again), 1e-5)
+    return Panels.joined([panels.chosen(~broken), laid])
 
 
 def _hidden(f: Function, panels: Panels) -> list[Panels]:
@@ -173,14 +184,18 @@ def _refined(f: Function, panels: Panels, narrow: float) -> tuple[Panels, Panels
     stuck: list[Panels] = []
     for _ in range(_LEVELS):
         values = f(panels.nodes)
-        size, part = np.abs(values).max(axis=1), tail(values)
+        high, low, part = values.max(axis=1), values.min(axis=1), tail(values)
+        size, finite = np.maximum(high, -low), np.isfinite(high) & np.isfinite(low)
         # The rounding of x shows in the values by their slope.
-        noise = 32 * EPS * np.abs(panels.centre) * np.ptp(values, axis=1) / panels.half
+        noise = 32 * EPS * np.abs(panels.centre) * (high - low) / panels.half
         least = _RESOLVED * np.maximum(size, _NOTHING) + noise
-        rough = (part > least) & ~is_noise(part, before, size)
+        rough = finite & (part > least) & ~is_noise(part, before, size)
         # A kink fades as its panel shrinks; it is caught before it is too faint to be seen.
         faint = rough & (part > before / _SLOW) & (part < _SLOW * least)
-        rough = (rough | _hides(f, panels, values)) & np.isfinite(values).all(axis=1)
+        for i in np.flatnonzero(finite & ~rough & (np.abs(panels.centre) == panels.half)):
+            # At its end an interpolant carries more noise than inside.
+            noise_at_end = 10 * part[i] + 64 * EPS * size[i]
+            rough[i] = _hides(f, panels.centre[i], values[i], noise_at_end)
         narrow_now = panels.half < np.maximum(narrow * np.abs(panels.centre), 2.0**-45)
         tiny = rough & (faint | narrow_now)
         stuck.append(panels.chosen(tiny))
@@ -191,21 +206,16 @@ def _refined(f: Function, panels: Panels, narrow: float) -> tuple[Panels, Panels
         done.append(panels.chosen(~rough))
         if not rough.any():
             break
-        before = np.tile(part[rough], 2)
+        before = np.concatenate([part[rough]] * 2)
         panels = panels.chosen(rough).halved()
     return Panels.joined(done), Panels.joined(stuck)
 
 
-def _hides(f: Function, panels: Panels, values: Array) -> Mask:
+def _hides(f: Function, centre: float, values: Points, noise: float) -> bool:
     """Whether a panel that ends at zero differs from its interpolant very near to zero."""
-    result = np.zeros(len(panels.half), dtype=bool)
-    for i in np.flatnonzero(np.abs(panels.centre) == panels.half):
-        t = np.sign(panels.centre[i]) * (2 * _TOWARDS_ZERO - 1)
-        held = (_HELD_RIGHT if panels.centre[i] > 0 else _HELD_LEFT) @ values[i]
-        gap = np.abs(f(panels.centre[i] + panels.half[i] * t) - held)
-        # At its end an interpolant carries more noise than inside.
-        result[i] = bool((gap > 100 * _RESOLVED * np.abs(values[i]).max()).any())
-    return result
+    held = (_HELD_RIGHT if centre > 0 else _HELD_LEFT) @ values
+    gap = np.abs(f(2 * centre * _TOWARDS_ZERO) - held)
+    return bool((gap > noise).any())
 
 
 def _located(f: Function, suspects: Panels) -> Points:
@@ -228,9 +238,13 @@ def _located(f: Function, suspects: Panels) -> Points:
     low, high = a, b
     for _ in range(60):
         middle = (low + high) / 2
-        values = f(middle)
-        near = np.abs(values - before(middle)) < np.abs(values - after(middle))
-        on_left = np.where(crosses, gap(middle) * sign > 0, near)
+        on_left = gap(middle) * sign > 0
+        if not crosses.all():
+            values = f(middle)
+            near = np.abs(values - before(middle)) < np.abs(values - after(middle))
+            on_left = np.where(crosses, on_left, near)
+        if ((middle == low) | (middle == high)).all():
+            break
         low, high = np.where(on_left, middle, low), np.where(on_left, high, middle)
     found = (low + high) / 2
     # Where only the second derivative jumps, the pieces touch: their gap has its vertex there.
@@ -333,7 +347,8 @@ class _Seams(NamedTuple):
         touches = (np.abs(touch) < near) & (depth < self.noise)
         crosses = (np.abs(cross) < near) & self.kinks
         shift = np.where(touches, touch, np.where(crosses, cross, 0.0))[which]
-        return np.array([_written(x) for x in candidates + shift])
+        moved = zip(candidates, shift, strict=True)
+        return np.array([_written(x + d) if d else x for x, d in moved])
 
 
 def _judged(f: Function, panels: Panels, candidates: Points) -> Landscape:

@@ -78,7 +78,8 @@ def is_noise(part: PerPanel, before: PerPanel, size: PerPanel) -> Mask:
         size: the largest value on each panel.
     """
     stays: Mask = (part > before / 4) & (part < NOISE * size)
-    both: Mask = stays & np.roll(stays, len(part) // 2)
+    middle = len(part) // 2
+    both: Mask = stays & np.concatenate([stays[middle:], stays[:middle]])
     return both
 
 

@@ -30,6 +30,8 @@ _WEIGHTS = np.exp(-(_Z**2) / 2) / np.exp(-(_Z**2) / 2).sum()
 
 _SMALL = 24  # so many scales, up to 1.7e-4, are looked at only where they may be needed
 
+_BETWEEN = 16  # so many means between breakpoints are looked at
+
 ROUNDING = 1 / 4  # the share of noise that bfloat16 may add, see `rounding`
 _BALANCED = 1 / 256  # the variance of f at which weights and biases learn alike, see `cost`
 
@@ -203,9 +205,10 @@ def _best_first(points: Coarse, depth: float, log_budget: float) -> list[Candida
 
 
 def _features(act: Activation) -> Points:
-    """Means that the grid would miss: between breakpoints, and where f is steepest."""
+    """Means that the grid would miss: between breakpoints near 0, and where f is steepest."""
     places = np.array([point.location for point in act.breakpoints])
     between = (places[1:] + places[:-1]) / 2
+    between = between[np.argsort(np.abs(between), kind="stable")[:_BETWEEN]]
     x = np.sinh(np.linspace(-8.0, 8.0, 4001)) * 16 / math.sinh(8.0)
     with np.errstate(all="ignore"):
         slopes = np.abs(_differences(act, x, 1.0))

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from scipy.optimize import brentq
 
 from fanin.errors import ArgumentError, DivergentError, NoSolutionError
 from fanin.theory.activation import Activation, activation
 from fanin.theory.gaussian import moments
-from fanin.theory.rules.layer import LayerRule, deviation_slope, layer_rule
+from fanin.theory.rules.layer import LayerRule, layer_rule
 from fanin.theory.rules.search import (
     BETAS,
     ROUNDING,
@@ -21,11 +23,20 @@ from fanin.theory.rules.search import (
     candidates,
     rounding,
 )
+from fanin.theory.spread import Spread, Spreads
+
+if TYPE_CHECKING:
+    from jaxtyping import Float
+
+    Points = Float[np.ndarray, "points"]
 
 _DIVERGENT = 2  # candidates at which E[f'^2] does not exist, before the others are not tried
+_IN_SIGHT = 6.0  # standard deviations at which a cusp shows
 _TRIES = 6  # candidates of each kind that are solved exactly before giving up
 _SPREADS = 4.0  # of the variance by chance, before it runs away within the depth
-_FAR = 50.0  # how far the exact s may be from the coarse one, as a factor
+_NEAR = math.log(11.0)  # how far ln s may be from a coarse one that is right
+_NOTHING = 50.0  # a growth that is none is so far below the target, in its logarithm
+_FAR = math.log(50.0)  # how far it is looked for between two points of the coarse curve
 
 
 def shaped(
@@ -99,18 +110,19 @@ def shaped(
     if variance_slope is not None:
         return _with_slope(act, budget, variance_slope)
     found = candidates(act, budget.rate, depth, budget.variance_weight)
-    diverged = 0
+    cusps, diverged = _cusps(act), 0
     for kind, solve in zip(found, (_met, _unused), strict=True):
         for candidate in kind[:_TRIES]:
             try:
-                s = solve(act, candidate, budget)
+                s = math.nan if _sees(candidate, cusps) else solve(act, candidate, budget)
             except DivergentError:
+                s = math.nan
+            if s is not None and math.isnan(s):
                 diverged += 1
-                if diverged < _DIVERGENT:
-                    continue
-                why = "E[f'^2] is infinite at the points that were tried"
-                raise _no_solution(act, budget, why) from None
-            if s is not None:
+                if diverged == _DIVERGENT:
+                    why = "E[f'^2] is infinite at the points that were tried"
+                    raise _no_solution(act, budget, why)
+            elif s is not None:
                 return _rule(act, candidate.beta, s, budget)
     raise _no_solution(act, budget, "none was found")
 
@@ -173,64 +185,62 @@ def _rule(act: Activation, beta: float, s: float, budget: Budget) -> LayerRule:
     return replace(rule, notes=(*rule.notes, note))
 
 
-Rate = Callable[[Activation, float, float], float]
+Rate = Callable[[Spread], float]
 
 
-def _solve(act: Activation, beta: float, s: float, target: float, rate: Rate) -> float | None:
+def _solve(at: Spreads, s: float, target: float, rate: Rate, reach: float = _NEAR) -> float | None:
     """The s near a coarse one at which the growth per layer is exp(target); None if none is."""
 
     def excess(t: float) -> float:
-        found = rate(act, beta, math.exp(t))
-        return math.log(found / target) if found > 0 else -_FAR
+        found = rate(at(math.exp(t)))
+        return math.log(found / target) if found > 0 else -_NOTHING
 
-    low = high = math.log(s)
-    step = 0.02
-    below = above = excess(low)
-    while below >= 0 or above <= 0:
-        if step > math.log(_FAR):
+    start = t = math.log(s)
+    value = excess(t)
+    step = -value * 0.55  # a smooth f has a growth of s^2, so this is a tenth too far
+    while value != 0:
+        step = math.copysign(min(max(abs(step), 1e-3), 1.0), -value)
+        if abs(t + step - start) > reach:
             return None
-        if below >= 0:
-            low, high, above = low - step, low, below
-            below = excess(low)
-        else:
-            low, high, below = high, high + step, above
-            above = excess(high)
-        step *= 3
-    return math.exp(brentq(excess, low, high, xtol=1e-10, rtol=1e-10))
+        beyond = excess(t + step)
+        if (beyond > 0) != (value > 0):
+            low, high = sorted((t, t + step))
+            return math.exp(brentq(excess, low, high, xtol=1e-12, rtol=1e-12))
+        slope = (beyond - value) / step
+        t, value = t + step, beyond
+        step = max(3 * abs(step), 1.1 * abs(value / slope)) if slope > 0 else 3 * abs(step)
+    return math.exp(t)
 
 
-def _chi(act: Activation, beta: float, s: float) -> float:
-    """ln C'(1) at an operating point."""
-    m = moments(act, beta, s * s)
-    return math.log(s * s * float(m.derivative_second_moment) / float(m.variance))
+def _chi(spread: Spread) -> float:
+    """ln C'(1); -inf where f is constant."""
+    return math.log(spread.chi) if spread.chi > 0 else -math.inf
 
 
-def _slope(act: Activation, beta: float, s: float) -> float:
-    """ln Q' at an operating point; -inf where the variance map falls."""
-    m = moments(act, beta, s * s)
-    q = s * s * deviation_slope(act, m, beta, s * s, float(m.mean)) / float(m.variance)
-    return math.log(q) if q > 0 else -math.inf
+def _slope(spread: Spread) -> float:
+    """ln Q'; -inf where the variance map falls."""
+    return math.log(spread.slope) if spread.slope > 0 else -math.inf
 
 
 def _met(act: Activation, candidate: Candidate, budget: Budget) -> float | None:
     """The exact s of a candidate, or None if the coarse grid was wrong about it."""
-    beta, near, weight = candidate.beta, candidate.s, budget.variance_weight
+    at, near, weight = Spreads(act, candidate.beta), candidate.s, budget.variance_weight
     if candidate.slope < 1 or weight * math.log(candidate.slope) < math.log(candidate.chi):
-        s = _solve(act, beta, near, budget.rate, _chi)
-        if s is None or weight * _slope(act, beta, s) <= budget.rate * (1 + 1e-9):
+        s = _solve(at, near, budget.rate, _chi)
+        if s is None or weight * _slope(at(s)) <= budget.rate * (1 + 1e-9):
             return s
 
-    def larger(act: Activation, beta: float, s: float) -> float:
-        return max(_chi(act, beta, s), weight * _slope(act, beta, s))
+    def larger(spread: Spread) -> float:
+        return max(_chi(spread), weight * _slope(spread))
 
-    return _solve(act, beta, near, budget.rate, larger)
+    return _solve(at, near, budget.rate, larger)
 
 
 def _unused(act: Activation, candidate: Candidate, budget: Budget) -> float | None:
     """The s of a candidate below the budget, if it is."""
-    beta, s = candidate.beta, candidate.s
-    used = max(_chi(act, beta, s), budget.variance_weight * _slope(act, beta, s))
-    return s if used <= budget.rate else None
+    spread = Spreads(act, candidate.beta)(candidate.s)
+    used = max(_chi(spread), budget.variance_weight * _slope(spread))
+    return candidate.s if spread.chi > 0 and used <= budget.rate else None
 
 
 def _with_slope(act: Activation, budget: Budget, slope: float) -> LayerRule:
@@ -245,20 +255,35 @@ def _with_slope(act: Activation, budget: Budget, slope: float) -> LayerRule:
         if signs[i] != signs[i + 1]
     ]
     for a, b in sorted(brackets, key=lambda ends: round(ends[0].cost + ends[1].cost, 6)):
-
-        def at(beta: float, near: float = math.sqrt(a.s * b.s)) -> tuple[float, float]:
-            try:
-                s = _solve(act, beta, near, budget.rate, _chi)
-            except DivergentError:
-                s = None
-            return (
-                (math.nan, math.nan) if s is None else (s, math.exp(_slope(act, beta, s)) - slope)
-            )
-
-        if at(a.beta)[1] * at(b.beta)[1] < 0:
-            beta = brentq(lambda x, at=at: at(x)[1], a.beta, b.beta, xtol=1e-13)
-            return _rule(act, beta, at(beta)[0], budget)
+        with contextlib.suppress(_OffCurveError):
+            beta, s = _crossing(act, budget, slope, a, b)
+            return _rule(act, beta, s, budget)
     raise _no_solution(act, budget, f"no operating point has Q' = {slope:g}")
+
+
+class _OffCurveError(Exception):
+    """Between two points of the coarse curve there is no exact one."""
+
+
+def _crossing(
+    act: Activation, budget: Budget, slope: float, a: Candidate, b: Candidate
+) -> tuple[float, float]:
+    """Where, between two points, Q' has a given value on the curve: beta and s."""
+
+    def at(beta: float) -> tuple[float, float]:
+        spreads = Spreads(act, beta)
+        try:
+            s = _solve(spreads, math.sqrt(a.s * b.s), budget.rate, _chi, _FAR)
+        except DivergentError:
+            s = None
+        if s is None:
+            raise _OffCurveError
+        return s, spreads(s).slope - slope
+
+    if at(a.beta)[1] * at(b.beta)[1] >= 0:
+        raise _OffCurveError
+    beta = brentq(lambda x: at(x)[1], a.beta, b.beta, xtol=1e-13)
+    return beta, at(beta)[0]
 
 
 def _refuse_jumps(act: Activation) -> None:
@@ -271,6 +296,26 @@ def _refuse_jumps(act: Activation) -> None:
             got=f"a jump at {jumps[0]:.6g}, where C'(1) is infinite at every operating point",
             fix="use 'centred'",
         )
+
+
+def _cusps(act: Activation) -> Points:
+    """Where the slope of f is not square integrable, such as at 0 for |x|^(1/2).
+
+    Over [h, 2h] beside a point the integral of f'^2 is at least (f(2h) - f(h))^2/h: these must
+    vanish with h for their sum to exist.
+    """
+    places = np.array(sorted({0.0, *(point.location for point in act.breakpoints)}))
+    scale = np.maximum(np.abs(places), 2.0**-14)[:, None, None]
+    steps = scale * np.array([[1.0], [-1.0]]) * 2.0 ** np.array([-10.0, -22.0])
+    rises = act(places[:, None, None] + 2 * steps) - act(places[:, None, None] + steps)
+    far, near = np.moveaxis(rises**2 / np.abs(steps), -1, 0)
+    found: Points = places[((near > 0.9 * far) & (far > 0)).any(axis=1)]
+    return found
+
+
+def _sees(candidate: Candidate, cusps: Points) -> bool:
+    """Whether a cusp lies so near to an operating point that E[f'^2] is found to be infinite."""
+    return bool((np.abs(cusps - candidate.beta) < _IN_SIGHT * candidate.s).any())
 
 
 def _no_solution(act: Activation, budget: Budget, why: str) -> NoSolutionError:
