@@ -550,3 +550,19 @@ def test_padding_by_elements_is_seen_through(mode: str) -> None:
     assert [(s.rule, len(s.weights)) for s in plan.stretches] == [("shaped", 20)]
     made = model[:-1](torch.randn(64, 8, 6, 6, generator=torch.Generator().manual_seed(0)))
     assert made.var(0).mean().item() > 0.1 * made.var().item()  # inputs are told apart
+
+
+@pytest.mark.parametrize(("width", "drawn"), [(128, draw.Orthogonal), (512, draw.Normal)])
+def test_matrices_are_orthogonal_where_a_stretch_is_deep_for_its_width(
+    width: int, drawn: type[draw.Distribution]
+) -> None:
+    """2L/N of 50 layers is 0.78 at 128 units and 0.2 at 512; the mean square is the same."""
+    layers = [part for _ in range(50) for part in (nn.Linear(width, width), nn.GELU())]
+    model = nn.Sequential(*layers, nn.Linear(width, 10))
+    plan = fanin.plan(model, fanin.spec((64, width)))
+    asked = fanin.plan(model, fanin.spec((64, width)), {"rule": "auto", "draws": "normal"})
+    assert plan.stretches[0].rule == "shaped"
+    for row in plan.rows[:-2:2]:
+        assert isinstance(row.values, drawn)
+        assert isinstance(asked[row.path].values, draw.Normal)
+        assert row.std == pytest.approx(asked[row.path].std, rel=1e-9)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -14,6 +14,7 @@ from fanin import draw
 from fanin.errors import FaninError, NotCoveredError
 from fanin.planning.choice import Choice, Draws, centre_stays_inside, drawn_as, normal
 from fanin.planning.mirrors import Pairs, mirror_pairs
+from fanin.planning.parts import parts
 from fanin.planning.plan import Mirrored, Stretch
 from fanin.planning.roles import Scene, Weight
 from fanin.planning.ruled import (
@@ -39,8 +40,11 @@ GROWTH = 2.0
 DISTANCE = 0.25
 """Of two independent inputs at least this share of the squared distance must be left."""
 MEAN = 100.0
-"""Beyond this E[f]^2/Var f at the point that shaping takes, units are put in mirrored pairs: between
-33, where networks trained better without them, and 211, where better with (docs/theory.md)."""
+"""Beyond this E[f]^2/Var f at the point that shaping takes, units are put in mirrored pairs:
+between 33, where networks trained better without, and 211, where better with (docs/theory.md)."""
+SPREAD = 0.25
+"""Beyond this 2L/N, the variance of ln |x|^2 after L layers of N independent inputs, matrices of
+shaped stretches are orthogonal: at 0.2 training gains next to nothing by it (docs/theory.md)."""
 _ORDER = 64  # Hermite coefficients of an activation
 _CENTRING = ("centred", "shaped", "critical", "mirrored")
 
@@ -123,7 +127,7 @@ class Auto:
         plain: the rule for plain stretches: "auto" to judge, or the name of a rule.
         parameters: of that rule.
         draws: "normal", or "orthogonal": matrices and kernels of orthogonal rows or columns; None
-            for orthogonal matrices where a stretch is shaped, normal draws elsewhere.
+            for orthogonal matrices where a stretch is shaped and deep for its width.
     """
 
     plain: str = "auto"
@@ -171,11 +175,18 @@ class Auto:
             return self._mirrored(weight, scene, decision)
         if decision is not None and decision.rule in _CENTRING:
             choice = self._centring(weight, scene, decision)
-            # Shaped layers are nearly linear: what is left is the product of their matrices.
-            product = decision.rule == "shaped" and len(weight.shape) == 2
-            draws = self.draws or ("orthogonal" if product else "normal")
-            return drawn_as(draws, weight, choice, delta=self._by_one_tap(weight, scene))
+            draws, delta = self._draws(weight, decision), self._by_one_tap(weight, scene)
+            return drawn_as(draws, weight, choice, delta=delta)
         return drawn_as(self.draws or "normal", weight, self._moment(weight, scene))
+
+    def _draws(self, weight: Weight, decision: _Decision) -> Draws:
+        """Shaped layers are nearly linear: what is left is the product of their matrices."""
+        if self.draws is not None:
+            return self.draws
+        if decision.rule != "shaped" or len(weight.shape) != 2:
+            return "normal"
+        spread = 2 * decision.parameters["depth"] / decision.parameters["width"]
+        return "orthogonal" if spread > SPREAD else "normal"
 
     def _by_one_tap(self, weight: Weight, scene: Scene) -> bool:
         """Whether a kernel behind an activation is drawn at its centre tap alone."""
@@ -222,22 +233,18 @@ class Auto:
             return _Decision(self.plain, parameters, stretch)
         if self.plain == "second_moment":
             return _Decision("second_moment", {}, _stretch(paths, "second_moment", "as asked"))
-        found = {
-            name: self._judged(name, functions, size)
-            for name in ("second_moment", "mirrored", "shaped", "centred")
-        }
-        return self._pick(scene, members, size, found, functions)
+        return self._pick(scene, members, size, functions)
 
     def _pick(
         self,
         scene: Scene,
         members: list[Weight],
         size: Mapping[str, float],
-        found: Mapping[str, Verdict | None],
         functions: Mapping[Activation, Function],
     ) -> _Decision:
         """The first rule that keeps everything; without biases or with padding what can be had."""
-        paths, plain = tuple(w.path for w in members), found["second_moment"]
+        paths = tuple(w.path for w in members)
+        plain = self._judged("second_moment", functions, size)
         shown = f"{_layers(size['depth'])} of {_listed(functions)}"
         if plain is not None and plain.holds:
             stretch = _stretch(paths, "second_moment", f"{shown}: keeps {plain}")
@@ -255,10 +262,10 @@ class Auto:
             mirror_pairs(members, scene) if matrices and self._outweighed(functions, size) else None
         )
         for name in ("mirrored", "shaped", "centred"):
-            verdict = found[name]
-            if verdict is None or not verdict.holds or (missing is not None and name == "shaped"):
+            if (name == "mirrored" and pairs is None) or (name == "shaped" and missing is not None):
                 continue
-            if name == "mirrored" and pairs is None:
+            verdict = self._judged(name, functions, size)
+            if verdict is None or not verdict.holds:
                 continue
             parameters = {} if name == "centred" else size
             reason = f"{shown}: keeps {verdict}; {lost}"
@@ -377,12 +384,19 @@ class Auto:
         by_weight = misses or _lacks_bias(weight, scene, head=True)
         zero_sum = by_weight and _can_sum_to_zero(weight)
         beta, noise = (after.bias, math.sqrt(after.bias_variance)) if after else (0.0, 0.0)
+        found = parts(weight, scene) if zero_sum else None
+        shown, summed = f"a mixture - {reads.mean:.4g}", "its inputs sum"
+        if found is not None:
+            spread = found.variance
+            shown = "parts less " + ", ".join(f"{m:.4g}" for m in found.means)
+            summed = "each part's inputs sum"
         std = math.sqrt(target / (weight.fans.fan_in * spread))
-        reason = f"reads a mixture - {reads.mean:.4g}, variance {spread:.4g}"
-        reason += ", its inputs sum to zero" if zero_sum else ""
-        return Choice(
+        reason = f"reads {shown}, variance {spread:.4g}"
+        reason += f", {summed} to zero" if zero_sum else ""
+        choice = Choice(
             decision.rule, reason, normal(std), reads.how, beta, noise, reads.mean, zero_sum
         )
+        return choice if found is None else replace(choice, parts=found.sizes, means=found.means)
 
     def _solved(self, weight: Weight, function: Function, decision: _Decision) -> LayerRule:
         """The stretch's rule for a function that one of its weights reads."""

@@ -14,6 +14,7 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from fanin import draw
+from fanin.draw.fill import kernels_for
 from fanin.errors import PlanError
 from fanin.planning.plan import Mirrored, Plan, Row, Stack
 from fanin.planning.solve import solve
@@ -183,6 +184,7 @@ def apply_(
     later = [row for row in written if memory[row.path] is None]
     now = [row for row in written if memory[row.path] is not None]
     undo, elements = Undo(sum(n or 0 for n in memory.values())), sum(map(_size, now))
+    kernels_for(elements)  # many small tensors together are worth the import
     with torch.no_grad(), held_interrupts(), progress(elements) as advance, undo:
         for row in now:
             old, must = functools.partial(_old_values, model, row), row.kind == "parametrized"
