@@ -114,6 +114,7 @@ def drawn(mesh: object, placements: list[object]) -> str:
 CENTRES = {
     "linear": ((21, 10), Centre("linear", 0.5)),
     "conv": ((8, 6, 3, 3), Centre("conv", 0.5, "out in tap tap")),
+    "parts": ((8, 7, 3), Centre("parts", 0.5, "out in tap", parts=(2, 5), means=(0.3, 0.7))),
     "transposed": ((12, 5, 3), Centre("transposed", 0.5, "in out tap", groups=2)),
 }
 

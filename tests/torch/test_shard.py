@@ -106,6 +106,8 @@ def test_zero_sums_and_centred_biases_are_the_same_when_sharded(found, ranks_mod
         weight = alone[name].unflatten(0, (2, -1)) if name == "transposed" else alone[name]
         assert weight.sum(words).abs().max() < 1e-5
         assert weight.std() > 0.8
+    for part in alone["parts"].split([2, 5], 1):
+        assert part.sum(1).abs().max() < 1e-5
     expected = ranks_module.digest(alone)
     for hashes in found.values():
         assert {hashes[case] for case in ("centred0", "centred1", "centred")} == {expected}

@@ -384,7 +384,7 @@ class Auto:
         by_weight = misses or _lacks_bias(weight, scene, head=True)
         zero_sum = by_weight and _can_sum_to_zero(weight)
         beta, noise = (after.bias, math.sqrt(after.bias_variance)) if after else (0.0, 0.0)
-        found = parts(weight, scene) if zero_sum else None
+        found = parts(weight, scene)
         shown, summed = f"a mixture - {reads.mean:.4g}", "its inputs sum"
         if found is not None:
             spread = found.variance

@@ -25,6 +25,8 @@ class Choice:
         bias_std: the standard deviation of the bias about that.
         centre: mean of what the layer reads, to be taken out by its bias.
         zero_sum: whether the weight takes it out instead, its inputs summing to zero at each tap.
+        parts: how many inputs each part has, where parts of different means are read.
+        means: the mean of each part.
         lr: factor on the learning rate.
     """
 
@@ -36,6 +38,8 @@ class Choice:
     bias_std: float = 0.0
     centre: float = 0.0
     zero_sum: bool = False
+    parts: tuple[int, ...] = ()
+    means: tuple[float, ...] = ()
     lr: float = 1.0
 
     @property

@@ -69,7 +69,9 @@ class Centre:
     *Definition*: of a bias, b_i = (drawn value)_i - mean * sum_j W_ij, the sum over the weight as
     stored. Of a weight itself (`weight` is the row's own path), at every tap t the n inputs of a
     unit sum to zero: W_ijt = (n/(n-1))^(1/2) (drawn_ijt - sum_k drawn_ikt / n). That takes a mean
-    out also where taps fall on zero padding, which a bias cannot.
+    out also where taps fall on zero padding, which a bias cannot. Where the inputs are several
+    activations side by side, the sum over each part is zero, n its size: that takes each part's
+    own mean out. A bias then is b_i = (drawn value)_i - sum_p mean_p sum_(j in p) W_ij.
 
     Args:
         weight: path of W.
@@ -77,6 +79,8 @@ class Centre:
         axes: meaning of the axes of W, words of `in`, `out`, `tap`, `expert`.
         groups: groups of channels in W.
         shared_by: neighbouring positions that share the taps of a transposed convolution.
+        parts: how many inputs each part has, in order; empty where all have one mean.
+        means: the mean of each part.
     """
 
     weight: str
@@ -84,6 +88,8 @@ class Centre:
     axes: str = "out in"
     groups: int = 1
     shared_by: int = 1
+    parts: tuple[int, ...] = ()
+    means: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)

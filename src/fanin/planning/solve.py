@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from fanin import draw
 from fanin.planning.choice import Choice, Method
 from fanin.planning.methods import method
+from fanin.planning.parts import taken_out
 from fanin.planning.plan import LEFT_ALONE, Centre, Mirrored, Plan, Row, Values, effective
 from fanin.planning.reading import named
 from fanin.planning.roles import Scene, Weight
@@ -340,7 +341,9 @@ class _Solver:
         assert use is not None
         data = next(i for i in node.inputs if self.scene.graph.values[i].varying)
         state = states[data]
-        shift = Table.constant(state.shape, -self.choices[path].centre)
+        choice = self.choices[path]
+        axis = len(state.shape) - (len(self.scene.weights[path].shape) - 1)
+        shift = taken_out(state.shape, axis, choice.centre, choice.parts, choice.means)
         centred = State(
             add(state.table, shift), state.how, ("centred", state.token), roots=state.roots
         )
@@ -404,7 +407,15 @@ class _Solver:
         path = weight.path if choice.zero_sum else weight.use.weight  # type: ignore[union-attr]
         assert path is not None
         fans = self.scene.weights[path].fans
-        return Centre(path, choice.centre, fans.axes, fans.groups, fans.shared_by)
+        return Centre(
+            path,
+            choice.centre,
+            fans.axes,
+            fans.groups,
+            fans.shared_by,
+            choice.parts,
+            choice.means,
+        )
 
 
 def _at_fixed_scale(answer: Choice) -> Choice:

@@ -193,7 +193,8 @@ def _fields(record: Row | Stretch) -> dict[str, Any]:
         if field.name == "values":
             value = values_to_dict(value)
         elif field.name == "centre":
-            value = dataclasses.asdict(value)
+            facts = dataclasses.asdict(value)
+            value = {k: list(v) if isinstance(v, tuple) else v for k, v in facts.items() if v != ()}
         content[field.name] = list(value) if isinstance(value, tuple) else value
     return content
 
@@ -223,7 +224,7 @@ def _value(field: dataclasses.Field[Any], value: Any, where: str) -> Any:
     expected = str(field.type)
     if expected.startswith("tuple"):
         items = value if isinstance(value, list) else None
-        element = "int" if "int" in expected else "str" if "str" in expected else ""
+        element = next((kind for kind in ("int", "float", "str") if kind in expected), "")
         if items is None or (element and not all(_is(element, item) for item in items)):
             raise PlanError(place, expected=f"a list of {element or 'records'}", got=repr(value))
         return tuple(items)

@@ -93,9 +93,10 @@ def _cells(row: Row, count: int) -> tuple[str, ...]:
     fans = "" if row.fan_in is None else f"{row.fan_in:.4g} > {row.fan_out or 0:.4g}"
     values = "" if row.values is None else describe(row.values)
     if row.centre is not None and row.centre.weight == row.path:
-        values += ", zero sums"
+        values += ", zero sums" + (" of each part" if row.centre.parts else "")
     elif row.centre is not None:
-        values += f" - {row.centre.mean:.4g} sum W"
+        means = row.centre.means or (row.centre.mean,)
+        values += "".join(f" - {mean:.4g} sum W" for mean in means)
     rule = row.rule if row.lr == 1 else f"{row.rule}, lr x{row.lr:.3g}"
     return (_path(row, count), _shape(row), row.role, fans, rule, values, row.reason)
 

@@ -11,7 +11,8 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from fanin.errors import FaninError
-from fanin.planning.plan import Plan, Stack, effective
+from fanin.planning.parts import taken_out
+from fanin.planning.plan import Centre, Plan, Stack, effective
 from fanin.signal.graph import Graph, Node
 from fanin.signal.propagate import Signal, backward, propagate, step
 from fanin.signal.spec import Spec
@@ -66,7 +67,7 @@ def predict(
 
 def _statements(
     model: nn.Module, plan: Plan | None
-) -> tuple[dict[str, Statement], dict[str, float]]:
+) -> tuple[dict[str, Statement], dict[str, Centre]]:
     """What is assumed of each tensor, and the means that biases take out of what weights read."""
     stated: dict[str, Statement] = {}
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
@@ -76,13 +77,13 @@ def _statements(
             stated[name] = Given(0.0 if mean**2 < variance else float(mean), float(variance))
         else:
             stated[name] = values.cpu().numpy()
-    centres: dict[str, float] = {}
+    centres: dict[str, Centre] = {}
     for row in plan.rows if plan is not None else ():
         if row.values is not None and not isinstance(row.values, Stack):
             mean, std = effective(row.values, row.shape)
             stated[row.path] = Given(mean, std**2, "independent" if std else "constant")
         if row.centre is not None:
-            centres[row.centre.weight] = row.centre.mean
+            centres[row.centre.weight] = row.centre
     return stated, centres
 
 
@@ -104,7 +105,7 @@ def _forward(
     graph: Graph,
     stated: Mapping[str, Statement],
     given: Mapping[str, Any],
-    centres: Mapping[str, float],
+    centres: Mapping[str, Centre],
 ) -> Signal:
     """The sweep; where a bias is centred, its weight reads the deviation from the mean."""
     signal = propagate(graph, stated, given)
@@ -113,11 +114,13 @@ def _forward(
     states = {i: s for i, s in signal.states.items() if graph.values[i].kind != "produced"}
     for node in graph.nodes:
         read = [graph.parameter(graph.origin(i)) for i in node.inputs]
-        means = [centres[p.name] for p in read if p is not None and p.name in centres]
+        weights = [p for p in read if p is not None and p.name in centres]
         seen = states
-        if means and not node.view:
-            state = states[node.inputs[0]]
-            table = add(state.table, Table.constant(state.shape, -means[0]))
+        if weights and not node.view:
+            state, centre = states[node.inputs[0]], centres[weights[0].name]
+            axis = len(state.shape) - (len(weights[0].shape) - 1)
+            shift = taken_out(state.shape, axis, centre.mean, centre.parts, centre.means)
+            table = add(state.table, shift)
             centred = State(table, state.how, ("centred", state.token), roots=state.roots)
             seen = {**states, node.inputs[0]: centred}
         states.update(zip(node.outputs, step(graph, node, seen), strict=True))
