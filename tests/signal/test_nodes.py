@@ -5,13 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from tests.signal.counting import runs
 from torch import Tensor, nn
 
 import fanin
 from fanin.signal.nodes import Once, coefficients
-from fanin.signal.propagate import backward, propagate
-from fanin.signal.state import Given
-from fanin.torch.tracing.trace import trace
 
 
 def moments(function: object, mean: np.ndarray, std: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -69,14 +67,14 @@ def test_few_laws_are_integrated_for_many() -> None:
 
 
 def test_a_function_is_run_once_on_an_array() -> None:
-    runs = []
-    first = Once(lambda x: runs.append("first") or x + 1.0)
+    seen = []
+    first = Once(lambda x: seen.append("first") or x + 1.0)
     second = Once(lambda x: first(x) * first(x), [first])
     x, y = np.ones(3), np.zeros(3)
     assert second(x).tolist() == [4.0] * 3
     assert first(x).tolist() == [2.0] * 3
     assert second(y).tolist() == [1.0] * 3
-    assert runs == ["first", "first"]
+    assert seen == ["first", "first"]
     del x
     assert len(first._kept) == 1
 
@@ -102,30 +100,6 @@ class Flow(nn.Module):
         return x
 
 
-def _runs(steps: int, monkeypatch: pytest.MonkeyPatch) -> int:
-    """How often operations are run while the signal of such a flow is predicted."""
-    graph = trace(Flow(steps), fanin.spec((4, 16)))
-    count = 0
-    kind = type(graph.nodes[0].kernel)
-    forward, back = kind.__call__, kind.vjp
-
-    def counted(run: object) -> object:
-        def call(*args: object) -> object:
-            nonlocal count
-            count += 1
-            return run(*args)  # type: ignore[operator]
-
-        return call
-
-    with monkeypatch.context() as patch:
-        patch.setattr(kind, "__call__", counted(forward))
-        patch.setattr(kind, "vjp", counted(back))
-        given = {"inner.weight": Given(variance=1 / 16), "inner.bias": Given()}
-        signal = backward(propagate(graph, given))
-    assert signal.gradient("inner.weight") > 0
-    return count
-
-
 def test_the_work_for_a_chain_grows_with_its_length(monkeypatch: pytest.MonkeyPatch) -> None:
-    few, more, most = (_runs(steps, monkeypatch) for steps in (4, 8, 16))
+    few, more, most = (runs(Flow(n), fanin.spec((4, 16)), monkeypatch) for n in (4, 8, 16))
     assert most - more <= 2.2 * (more - few)

@@ -6,16 +6,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fanin.signal.table import Table
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-    from fanin.signal.table import Table
 
     Array = NDArray[Any]
 
 
-def sample(table: Table, generator: np.random.Generator) -> Array:
+def sample(table: Table, generator: np.random.Generator, count: int | None = None) -> Array:
     """Draw a jointly Gaussian array with the mean and the second moments of a table.
+
+    With a count, so many of them along a first axis.
 
     *Definition.* A sum of independent arrays, one for each set U of axes, that vary along U
     and are constant along the others; along each axis the variance that varies is
@@ -29,12 +31,20 @@ def sample(table: Table, generator: np.random.Generator) -> Array:
         parts = np.stack([differ, same - differ], a)
     parts = np.maximum(parts, 0.0)
     parts[(0,) * k] = max(parts[(0,) * k] - flat.average**2, 0.0)
-    x = np.zeros(table.factors)
+    lead = () if count is None else (count,)
+    x = np.zeros((*lead, *table.factors))
     for varies in np.ndindex(*parts.shape):
         if parts[varies] > 0:
             shape = [n if v else 1 for n, v in zip(table.factors, varies, strict=True)]
-            x = x + np.sqrt(parts[varies]) * generator.standard_normal(shape)
+            x = x + np.sqrt(parts[varies]) * generator.standard_normal((*lead, *shape))
     spread = np.maximum(table.same - table.mean**2, 0.0)
     level = float(parts.sum())
     scale = np.sqrt(spread / level) if level > 0 else 0.0
-    return np.asarray((table.mean + scale * x).reshape(table.shape))
+    return np.asarray((table.mean + scale * x).reshape(*lead, *table.shape))
+
+
+def measured(drawn: Array) -> Table:
+    """The table of arrays that stand along a first axis, averaged over them."""
+    whole = Table.measured(drawn, (0,))
+    k = len(whole.factors)
+    return Table(whole.dims[1:], whole.mean.mean(0), whole.pairs.take(0, 0).mean(k - 1))

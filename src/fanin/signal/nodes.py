@@ -169,7 +169,7 @@ def _few(whole: Array) -> tuple[Array, Function]:
     places, laws = places.ravel(), different.reshape(len(different), -1, 2)
     if len(laws) <= _BETWEEN:
         return laws, lambda found: found[:, places]
-    top = np.maximum(laws[:, 0, 1], laws[:, 0, 1].max() * 1e-9)
+    top = np.maximum(laws[:, 0, 1], laws[:, 0, 1].max() * 1e-9 + 1e-300)
     kinds = np.concatenate([laws[..., 0], np.floor(np.log(top) / np.log(_NEAR))[:, None]], 1)
     _, groups = np.unique(kinds, axis=0, return_inverse=True)
     members = [np.flatnonzero(groups.ravel() == g) for g in range(groups.max() + 1)]

@@ -484,6 +484,17 @@ class Table:
     def own(self, dim: int) -> Table:
         """The same array with exactly one factor for this dimension, even if its size is 1."""
         dim %= len(self.dims)
+        if dim not in self._opened:  # every slice of a tensor asks for it
+            self._opened[dim] = self._with_own(dim)
+        return self._opened[dim]
+
+    @cached_property
+    def _opened(self) -> dict[int, Table]:
+        """What `own` gave."""
+        return {}
+
+    def _with_own(self, dim: int) -> Table:
+        """See `own`."""
         table = self.coarse((dim,))
         if table.dims[dim]:
             return table.folded(table.axes((dim,)))

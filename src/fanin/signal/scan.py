@@ -121,24 +121,24 @@ def _common(
     def laid(table: Table) -> Table:
         return align(table, like)[0]
 
+    factor = _stacked([laid(states[s.factor].table).mean for s in scan.steps])
+    gradient = _stacked([laid(gradients[s.after]).same for s in scan.steps])
+    met = _stacked([laid(states[s.before].table).same for s in scan.steps])  # E[s_(t-1) s_(u-1)]
+    sums = [states[s.before].slices for s in scan.steps]
+    held = _stacked([np.zeros(()) if s is None else laid(s.weight).mean for s in sums])
+    slices = [states[s.added].slices for s in scan.steps]
+    beside = _stacked([np.zeros(()) if s is None else laid(s.beside).same for s in slices])
+    factor, gradient, met, held, beside = np.broadcast_arrays(factor, gradient, met, held, beside)
+    met, through = met.copy(), np.ones(met.shape)  # through: E[a_(t+1)] ... E[a_u], for each t
     total: Array = np.zeros(())
-    through: list[Array] = []  # E[a_(t+1)] ... E[a_u], for each t
-    met: list[Array] = []  # E[s_(t-1) s_(u-1)], for each t
-    held: list[Array] = []  # what E[s_(t-1) b] is over the covariance of two slices
-    for place, step in enumerate(scan.steps):
-        factor = laid(states[step.factor].table).mean
-        gradient = laid(gradients[step.after]).same
-        if place:
-            previous = scan.steps[place - 1]
-            slices = states[previous.added].slices
-            beside = laid(slices.beside).same if slices is not None else np.zeros(())
-            last = laid(states[previous.factor].table).mean
-            met = [last * x + w * beside for x, w in zip(met, held, strict=True)]
-            through = [x * factor for x in through]
-            for x, y in zip(through, met, strict=True):
-                total = total + x * gradient * (y if scan.factors else 1.0)
-        before = states[step.before]
-        met.append(laid(before.table).same)
-        held.append(laid(before.slices.weight).mean if before.slices else np.zeros(()))
-        through.append(np.ones(()))
+    for u in range(1, len(scan.steps)):
+        met[:u] = factor[u - 1] * met[:u] + held[:u] * beside[u - 1]
+        through[:u] *= factor[u]
+        pairs = through[:u] * met[:u] if scan.factors else through[:u]
+        total = total + pairs.sum(0) * gradient[u]
     return total
+
+
+def _stacked(profiles: list[Array]) -> Array:
+    """Profiles of one layout along a new first axis."""
+    return np.stack(np.broadcast_arrays(*profiles))

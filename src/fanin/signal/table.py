@@ -88,13 +88,17 @@ def concatenate(
         return np.broadcast_to(x, (*lead, *profile, size))
 
     means, sames, differs = [], [], []
+    others = [size * _other(t, laid[0], a) for t, size in zip(laid, sizes, strict=True)]
+    everything = sum(others)
     for i, (t, size) in enumerate(zip(laid, sizes, strict=True)):
         mean, same, differ, _, _ = t._parts(dim)
-        apart = (size - 1) * differ
-        for j, (u, other) in enumerate(zip(laid, sizes, strict=True)):
-            if i != j:
-                met = cross(i, j) if cross else None
-                apart = apart + other * (_apart(t, u, a) if met is None else met)
+        one, _ = paired(t.mean.mean(a), _without(t, a))
+        known = {j: met for j in range(len(laid)) if cross and j != i
+                 if (met := cross(i, j)) is not None}  # fmt: skip
+        rest = everything - others[i] - sum(others[j] for j in known)
+        apart = (size - 1) * differ + np.asarray(one * rest)[..., None]
+        for j, met in known.items():
+            apart = apart + sizes[j] * met
         means.append(wide(mean, size, ()))
         sames.append(wide(same, size, lead))
         differs.append(wide(apart / max(total - 1, 1), size, lead))
@@ -112,13 +116,15 @@ def _equal(tables: Sequence[Table]) -> bool:
     )
 
 
-def _apart(first: Table, second: Table, axis: int) -> Array:
-    """E[x] E[y] of two parts for every pair of entries, the axis of the parts averaged, last."""
-    k = len(first.factors) - 1
-    like = Table((), first.mean.mean(axis), first.pairs.take(0, axis).mean(k + axis))
-    one, _ = paired(first.mean.mean(axis), like)
-    _, other = paired(second.mean.mean(axis), like)
-    return np.asarray((one * other)[..., None])
+def _without(table: Table, axis: int) -> Table:
+    """The table of one entry of an axis."""
+    k = len(table.factors) - 1
+    return Table((), table.mean.mean(axis), table.pairs.take(0, axis).mean(k + axis))
+
+
+def _other(table: Table, like: Table, axis: int) -> Array:
+    """E[y] of a part for the second element of every pair, the axis of the parts averaged."""
+    return paired(table.mean.mean(axis), _without(like, axis))[1]
 
 
 def _common(first: Sequence[int], second: Sequence[int]) -> tuple[int, ...]:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fanin.signal.copula import seen_by, summed
+from fanin.signal.draws import meet
 from fanin.signal.fixed import is_fixed, with_fixed
-from fanin.signal.joint import sample
+from fanin.signal.joint import measured, sample
 from fanin.signal.nodes import Once
 from fanin.signal.slices import joined, scaled, together
 from fanin.signal.state import (
@@ -35,7 +36,7 @@ from fanin.signal.transfer.call import (
     reduced_to,
     total,
 )
-from fanin.signal.transfer.sampled import averaged_tables, joint, sampled
+from fanin.signal.transfer.sampled import joint, sampled
 
 if TYPE_CHECKING:
     from fanin.signal.state import Function
@@ -337,7 +338,8 @@ def _product(call: Call, states: Sequence[State]) -> State:
     """x y (or x / y) of different sources, as if independent."""
     x, y = states
     how = CLOSED
-    dependent = bool(x.roots & y.roots) and _varies(x) and _varies(y)
+    common = x.roots & y.roots or (call.node.name == "div" and meet(call))
+    dependent = bool(common) and _varies(x) and _varies(y)
     if dependent and call.node.name == "div" and joint(call):
         return sampled(call)[0]
     if call.node.name == "div":
@@ -380,32 +382,33 @@ def _small(table: Table) -> Table:
     return Table(tuple(tuple(min(n, 6) for n in dim) for dim in flat.dims), flat.mean, flat.pairs)
 
 
-def _drawn(call: Call, states: Sequence[State], draws: int = 64) -> State:
+_DRAWS = 64
+
+
+def _drawn(call: Call, states: Sequence[State]) -> State:
     """Operands drawn from their states, the operation run on them, the result measured."""
-    factors = states[0].table
-    for s in states[1:]:
-        factors, _ = align(factors, s.table)
-    laid = [align(s.table, factors)[0] for s in states]
-    generator = call.generator()
-    tables = []
-    for _ in range(draws):
-        arrays = [_draw(s, t, generator) for s, t in zip(states, laid, strict=True)]
-        result = np.nan_to_num(_run(call, arrays))
-        tables.append(Table.measured(result.reshape(_small(factors).factors)))
-    squares = [t.second_moment for t in tables]
-    average = averaged_tables(tables)
+    arrays, factors = _draw(call, states)
+    result = np.nan_to_num(_run(call, arrays))
+    squares = (result**2).reshape(_DRAWS, -1).mean(1)
+    average = measured(result)
     table = Table(factors.dims, average.mean, average.pairs)
-    error = float(np.std(squares) / np.sqrt(draws) / max(np.mean(squares), 1e-300))
+    error = float(np.std(squares) / np.sqrt(_DRAWS) / max(np.mean(squares), 1e-300))
     return State(table, f"sampled ± {error:.1%}", call.token(), roots=call.roots)
 
 
-def _draw(state: State, laid: Table, generator: np.random.Generator) -> np.ndarray:
-    """One draw of an operand on short axes."""
-    latent, function, _, _ = law(state)
-    source, _ = align(latent, laid)
-    small = _small(source)
-    x = sample(small, generator).reshape(small.factors)
-    return x if function is None else np.asarray(function(x))
+def _draw(call: Call, states: Sequence[State]) -> tuple[list[np.ndarray], Table]:
+    """Draws of the operands on short axes, one after the other, and the table of their factors."""
+    factors = states[0].table
+    for s in states[1:]:
+        factors, _ = align(factors, s.table)
+    generator, arrays = call.generator(), []
+    for state in states:
+        latent, function, _, _ = law(state)
+        laid, _ = align(state.table, factors)
+        small = _small(align(latent, laid)[0])
+        x = sample(small, generator, _DRAWS).reshape(_DRAWS, *small.factors)
+        arrays.append(x if function is None else np.asarray(function(x)))
+    return arrays, factors
 
 
 # --- backward ------------------------------------------------------------------------------------
@@ -557,17 +560,8 @@ def _derivative(call: Call, arrays: Sequence[np.ndarray], place: int) -> np.ndar
 
 def _drawn_slope(call: Call, states: Sequence[State], place: int) -> Table:
     """The slope's table from draws."""
-    factors = states[0].table
-    for s in states[1:]:
-        factors, _ = align(factors, s.table)
-    laid = [align(s.table, factors)[0] for s in states]
-    generator = call.generator()
-    tables = []
-    for _ in range(64):
-        arrays = [_draw(s, t, generator) for s, t in zip(states, laid, strict=True)]
-        slope = _derivative(call, arrays, place)
-        tables.append(Table.measured(slope.reshape(_small(factors).factors)))
-    average = averaged_tables(tables)
+    arrays, factors = _draw(call, states)
+    average = measured(_derivative(call, arrays, place))
     return Table(factors.dims, average.mean, average.pairs)
 
 

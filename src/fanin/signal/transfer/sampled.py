@@ -1,79 +1,27 @@
-"""What has no rule: the operation is run on arrays drawn from the incoming states.
-
-An operand that is no function of a Gaussian (softmax weights, a product) is drawn by running what
-made it, back to tensors that are; operands with a common source are so drawn together.
-"""
+"""What has no rule: the operation is run on arrays drawn from the incoming states."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from math import prod
 
 import numpy as np
 
 from fanin.errors import NotCoveredError
-from fanin.signal.graph import Node
+from fanin.signal.draws import JOINT, draws, run
 from fanin.signal.joint import sample
-from fanin.signal.state import State, Varied, law
+from fanin.signal.state import State
 from fanin.signal.table import Table
 from fanin.signal.transfer.call import Call, Gradients
 
 _DRAWS = 8
 _LARGEST = 1 << 24  # elements of an operand that is drawn whole
-_JOINT = 1 << 20  # elements up to which what made an operand is run again
-_DEPTH = 12
-
-
-class Draw:
-    """One joint draw of values of the graph."""
-
-    def __init__(self, call: Call, generator: np.random.Generator) -> None:
-        self.call, self.generator = call, generator
-        self.arrays: dict[int, np.ndarray] = {}
-        self.sources: dict[Hashable, np.ndarray] = {}
-
-    def value(self, index: int, depth: int = _DEPTH) -> np.ndarray:
-        """A draw of the value with this index, the same one each time it is asked for."""
-        if index not in self.arrays:
-            state = self.call.states[index]
-            node = self.call.graph.producer(index)
-            if state.data is not None:
-                self.arrays[index] = np.asarray(state.data)
-            elif node is not None and depth and self._runs(node, state):
-                results = node.kernel(*(self.value(i, depth - 1) for i in node.inputs))  # type: ignore[misc]
-                self.arrays.update(zip(node.outputs, results, strict=True))
-            else:
-                self.arrays[index] = self._drawn(index, state)
-        return self.arrays[index]
-
-    def _runs(self, node: Node, state: State) -> bool:
-        """Whether the operation that made a value is run again rather than its law used."""
-        if (state.gaussian and state.function is None) or node.kernel is None or node.random:
-            return False
-        sizes = [self.call.graph.values[i].size for i in (*node.inputs, *node.outputs)]
-        return max(sizes) <= _JOINT and min(sizes) > 0
-
-    def _drawn(self, index: int, state: State) -> np.ndarray:
-        """A draw from a state's own law."""
-        latent, function, source, _ = law(state)
-        if isinstance(latent, Varied):
-            latent, function, source = state.table, None, state.token
-        if source not in self.sources:
-            self.sources[source] = sample(latent, self.generator).reshape(state.shape)
-        x = self.sources[source]
-        x = x if function is None else np.asarray(function(x))
-        if state.allowed is not None:
-            x = np.where(np.broadcast_to(state.allowed.keep, x.shape), x, state.allowed.fill)
-        value = self.call.graph.values[index]
-        if value.floating:
-            return x
-        return x > 0.5 if value.dtype == "bool" else np.rint(x).astype(value.dtype)
 
 
 def joint(call: Call) -> bool:
     """Whether an operation is small enough to be drawn whole, with what made its operands."""
     sizes = [call.graph.values[i].size for i in (*call.node.inputs, *call.node.outputs)]
-    return call.node.kernel is not None and max(sizes) <= _JOINT // 8
+    return call.node.kernel is not None and max(sizes) <= JOINT // 8
 
 
 def refuse(call: Call, why: str) -> NotCoveredError:
@@ -96,12 +44,11 @@ def sampled(call: Call) -> list[State]:
     largest = max((prod(s.shape) for s in call.operands), default=0)
     if largest > _LARGEST:
         raise refuse(call, f"operands of more than {_LARGEST} elements")
-    generator, runs = call.generator(), []
-    for _ in range(_draws(largest)):
-        draw = Draw(call, generator)
-        with np.errstate(all="ignore"):
-            runs.append(call.node.kernel(*(draw.value(i) for i in call.node.inputs)))
-    return [_measured(call, i, [r[i] for r in runs]) for i in range(len(call.node.outputs))]
+    count, kept = _draws(largest), draws(call.graph)
+    with np.errstate(all="ignore"):
+        operands = [kept.values(call, i, count) for i in call.node.inputs]
+        results = run(call.node, operands, count)
+    return [_measured(call, i, list(r)) for i, r in enumerate(results)]
 
 
 def _draws(elements: int) -> int:
@@ -151,9 +98,10 @@ def sampled_back(call: Call, grads: Sequence[Table | None]) -> Gradients:
     largest = max((prod(s.shape) for s in call.operands), default=0)
     generator = call.generator()
     found: dict[int, list[Table]] = {}
-    for _ in range(max(_draws(largest) // 2, 2)):
-        draw = Draw(call, generator)
-        arrays = [draw.value(i) for i in call.node.inputs]
+    count = max(_draws(largest) // 2, 2)
+    operands = [draws(call.graph).values(call, i, count) for i in call.node.inputs]
+    for place in range(count):
+        arrays = [o[place] for o in operands]
         cotangents = [
             None if g is None else sample(g, generator).reshape(call.output(i).shape)
             for i, g in enumerate(grads)
