@@ -160,6 +160,43 @@ def test_as_asked(f: Callable[[], nn.Module]) -> None:
                 assert (z - beta).square().mean().item() == pytest.approx(variance, rel=0.35)
 
 
+@pytest.mark.parametrize("asked", [True, False])
+@pytest.mark.parametrize(
+    "pattern",
+    ["20.weight", "0.weight", "40.weight", "20.bias"],
+    ids=["middle", "first", "head", "bias"],
+)
+def test_a_stretch_with_a_tensor_that_is_left_alone_is_shaped(pattern: str, asked: bool) -> None:
+    """Pairs end at a layer that has none: what reads it would get half of the variance."""
+    model = net.mlp(20, nn.Sigmoid(), width=64) if asked else net.mlp(60, Square(), width=64)
+    pattern = "120.weight" if pattern == "40.weight" and not asked else pattern
+    rest = "mirrored" if asked else "auto"
+    plan = fanin.plan(model, fanin.spec((8, 20)), {pattern: "keep", "*": rest})
+    assert plan[pattern].values is None
+    assert plan.stretches[0].rule == "shaped"
+    assert not any(isinstance(row.values, Mirrored) for row in plan.rows)
+    if asked:
+        assert plan.stretches[0].reason.endswith(
+            f"; without pairs, since {pattern} is not drawn in them"
+        )
+
+
+def test_the_neighbour_of_a_kept_layer_has_the_intended_variance() -> None:
+    """A layer made by the same plan and then kept: the next one's output varies as planned."""
+    model = net.mlp(20, nn.Sigmoid(), width=256)
+    fanin.init_(model, fanin.spec((8, 20)), {"rule": "shaped"})
+    plan = fanin.init_(
+        model, fanin.spec((8, 20)), {"20.*": "keep", "*": {"rule": "mirrored"}}, seed=1
+    )
+    beta, variance = rules.shaped("sigmoid", 20, width=256).operating_point
+    z = torch.randn(512, 20, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for layer in model[:23]:
+            z = layer(z)
+    assert plan["22.weight"].rule == "shaped"
+    assert (z - beta).square().mean().item() == pytest.approx(variance, rel=0.2)
+
+
 # --- the value ------------------------------------------------------------------------------------
 
 

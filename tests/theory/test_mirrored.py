@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
 
-from fanin.errors import NoSolutionError
+from fanin.errors import FaninError, NoSolutionError
 from fanin.theory import rules
 from fanin.theory.activation import activation
 
@@ -91,6 +92,35 @@ def test_a_network_of_pairs(f: str) -> None:
     error = 4 * math.sqrt(2 * depth / pairs / seeds)
     assert abs(np.mean(signal)) < error
     assert abs(np.mean(gradient) - depth * math.log(layer.chi)) < error
+
+
+@pytest.mark.parametrize(
+    ("f", "changes", "message"),
+    [
+        (
+            "step",
+            {},
+            "mirrored(step): expected an activation without jumps, got a jump at 0, where C'(1) is "
+            "infinite at every operating point; use 'centred'",
+        ),
+        (
+            lambda x: 0 * x + 1,
+            {},
+            "mirrored(<lambda>, depth=10, zeta=1.5): expected an operating point that meets the "
+            "budget, got none was found, for |beta| <= 16, s in [6e-08, 16]; use 'centred', or a "
+            "larger zeta",
+        ),
+        ("relu", {"depth": 0}, "mirrored(depth): expected a finite number >= 1, got 0"),
+        ("relu", {"zeta": 1.0}, "mirrored(zeta): expected a finite number > 1, got 1.0"),
+        ("relu", {"width": 0}, "mirrored(width): expected a number > 0, got 0"),
+    ],
+)
+def test_errors_name_the_rule_that_was_asked_for(
+    f: Any, changes: dict[str, float], message: str
+) -> None:
+    with pytest.raises(FaninError) as caught:
+        rules.mirrored(f, **{"depth": 10, **changes})
+    assert str(caught.value) == message
 
 
 def test_an_odd_part_that_drifts_is_refused() -> None:

@@ -13,7 +13,8 @@ import numpy as np
 from fanin import draw
 from fanin.errors import FaninError, NotCoveredError
 from fanin.planning.choice import Choice, Draws, centre_stays_inside, drawn_as, normal
-from fanin.planning.mirrors import Pairs, mirror_pairs
+from fanin.planning.logits import attended
+from fanin.planning.mirrors import Pairs, mirror_pairs, undrawn
 from fanin.planning.parts import parts
 from fanin.planning.plan import Mirrored, Stretch
 from fanin.planning.roles import Scene, Weight
@@ -227,6 +228,10 @@ class Auto:
             if self.plain in ("shaped", "mirrored"):
                 parameters = {**size, **parameters}
             reason = f"as asked, {_layers(depth)} of {_listed(functions)}"
+            alone = undrawn(members, scene) if self.plain == "mirrored" else None
+            if alone is not None:
+                reason += f"; without pairs, since {alone} is not drawn in them"
+                return _Decision("shaped", parameters, _stretch(paths, "shaped", reason))
             stretch = _stretch(paths, self.plain, reason)
             if self.plain == "mirrored":
                 return _Decision(self.plain, parameters, stretch, _asked_pairs(members, scene))
@@ -527,6 +532,8 @@ def _target(weight: Weight, scene: Scene) -> tuple[float, str]:
     """The second moment that a weight's output should have, and why."""
     if weight.role == "head":
         return HEAD, f"; head, outputs of variance {HEAD:g}"
+    if (asked := attended(weight, scene)) is not None:
+        return asked
     share, why = branch_share(weight)
     if weight.end is None or weight.end.normed or weight.end.scaled:
         return 1.0, why

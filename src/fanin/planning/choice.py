@@ -11,6 +11,9 @@ from fanin import draw
 from fanin.planning.plan import LEFT_ALONE, Stretch, Values
 from fanin.planning.roles import Scene, Weight
 
+AS_ASKED = "as asked"
+"""The reason of what a user says of a tensor by itself."""
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -84,7 +87,7 @@ class Fixed:
 
     def choose(self, weight: Weight, scene: Scene) -> Choice:
         """The distribution."""
-        return Choice("given", "as asked", self.values)
+        return Choice("given", AS_ASKED, self.values)
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,7 @@ class Keep:
 
     def choose(self, weight: Weight, scene: Scene) -> Choice:
         """No values."""
-        return Choice(LEFT_ALONE, "as asked")
+        return Choice(LEFT_ALONE, AS_ASKED)
 
 
 def normal(std: float) -> draw.Normal:

@@ -155,12 +155,17 @@ class Patterns:
 
     def prepare(self, scene: Scene) -> tuple[Stretch, ...]:
         """What the methods decided for stretches with tensors of their own."""
-        return tuple(
-            stretch
-            for _, inner in self.methods
-            for stretch in inner.prepare(scene)
-            if any(self._decider(scene.weights[p]) is inner for p in stretch.weights)
-        )
+        undrawn, found = set(scene.elsewhere), []
+        for _, inner in self.methods:
+            others = {p for p, w in scene.weights.items() if self._decider(w) is not inner}
+            scene.elsewhere.update(others)
+            found += [
+                stretch
+                for stretch in inner.prepare(scene)
+                if any(self._decider(scene.weights[p]) is inner for p in stretch.weights)
+            ]
+            scene.elsewhere.intersection_update(undrawn)
+        return tuple(found)
 
     def choose(self, weight: Weight, scene: Scene) -> Choice | None:
         """The choice of the first method whose pattern matches."""

@@ -15,17 +15,31 @@ _IN_ORDER = frozenset({"view", "_unsafe_view", "reshape", "flatten"})
 def mirror_pairs(members: Iterable[Weight], scene: Scene) -> dict[str, Pairs] | None:
     """The mirrored axes of every weight of a stretch, each with its span; None where one has none.
 
+    All of them have to be drawn: what reads a layer that is left alone finds no pairs there.
     Outputs pair up except a head's, inputs except the network's. Neighbouring channels are a pair;
     where a linear layer reads flattened maps, neighbouring blocks of as many inputs as a map has
     positions.
     """
     found: dict[str, Pairs] = {}
+    members = list(members)
+    if undrawn(members, scene) is not None:
+        return None
     for weight in members:
         pairs = _pairs(weight, scene)
         if pairs is None:
             return None
         found[weight.path] = pairs
     return found
+
+
+def undrawn(members: Iterable[Weight], scene: Scene) -> str | None:
+    """The first tensor of a stretch, weight or bias in front of an activation, drawn by others."""
+    for weight in members:
+        bias = scene.biases.get(weight.path) if weight.role != "head" else None
+        for path in (weight.path, bias):
+            if path in scene.elsewhere:
+                return path
+    return None
 
 
 def _pairs(weight: Weight, scene: Scene) -> Pairs | None:

@@ -1,4 +1,4 @@
-"""Activations side by side: which inputs of a weight are which part, and what mean each part has."""
+"""Activations side by side: which inputs of a weight are which part, and each part's mean."""
 
 from __future__ import annotations
 

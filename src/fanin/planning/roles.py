@@ -125,11 +125,13 @@ class Scene:
         flow: what was found in the graph.
         constants: tensors that hold one number in memory, and that number.
         states: what is known of each value; filled as the sweep goes on.
+        elsewhere: tensors that the method that prepares does not draw; filled before it does.
     """
 
     flow: Flow
     constants: Mapping[str, float] = field(default_factory=dict)
     states: dict[int, State] = field(default_factory=dict)
+    elsewhere: set[str] = field(default_factory=set)
 
     @property
     def graph(self) -> Graph:

@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from fanin import draw
-from fanin.planning.choice import Choice, Method
+from fanin.planning.choice import AS_ASKED, Choice, Method
 from fanin.planning.methods import method
 from fanin.planning.parts import taken_out
 from fanin.planning.plan import LEFT_ALONE, Centre, Mirrored, Plan, Row, Values, effective
@@ -80,8 +80,9 @@ def solve(
     """
     scene = _scene(graph, constants or {})
     chosen = method(rule, [n for w in scene.weights.values() for n in w.names])
-    stretches = chosen.prepare(scene)
     solver = _Solver(scene, chosen, dict(keep or {}), values or {})
+    scene.elsewhere.update(solver.undrawn())
+    stretches = chosen.prepare(scene)
     if chosen.needs_signal:
         solver.sweep(inputs or {})
     rows = tuple(solver.rows())
@@ -140,9 +141,12 @@ class _Solver:
         kept = self._kept(weight)
         if kept is not None:
             return Choice(LEFT_ALONE, kept)
-        if weight.role == "bias" and (following := self._bias(weight)) is not None:
-            return following
         answer = self.method.choose(weight, self.scene)
+        wished = answer is not None and answer.reason == AS_ASKED
+        if weight.role == "bias" and not wished:
+            following = self._bias(weight)
+            if following is not None:
+                return following
         if answer is not None and weight.path in self._of_fixed_scale:
             answer = _at_fixed_scale(answer)
         if answer is not None:
@@ -157,6 +161,14 @@ class _Solver:
         fixing = ("SpectralNorm", "_SpectralNorm", "_Orthogonal")
         computed = self.scene.graph.parametrizations
         return frozenset(p.name for p in computed if set(p.how) & set(fixing))
+
+    def undrawn(self) -> list[str]:
+        """Tensors whose values no method decides alone."""
+        return [
+            w.path
+            for w in self.scene.weights.values()
+            if self._kept(w) or (w.is_matrix and self._present(w)) or w.path in self._of_fixed_scale
+        ]
 
     def _kept(self, weight: Weight) -> str | None:
         """Why a tensor is not to be touched, whatever the rule."""

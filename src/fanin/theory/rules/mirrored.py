@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from fanin.errors import NoSolutionError
+from fanin.errors import ArgumentError, FaninError, NoSolutionError
 from fanin.theory.activation import Activation, activation
 from fanin.theory.gaussian import moments
 from fanin.theory.rules.layer import LayerRule, deviation_slope
@@ -54,6 +54,7 @@ def mirrored(f: Any, depth: float, zeta: float = 1.5, *, width: float = math.inf
     Raises:
         NoSolutionError: `shaped` has none, or the variance map of g grows beyond what half the
             width allows.
+        ArgumentError: depth, zeta or width out of range.
 
     Example:
         >>> rule = mirrored("square", depth=100)
@@ -64,7 +65,9 @@ def mirrored(f: Any, depth: float, zeta: float = 1.5, *, width: float = math.inf
     networks of Balduzzi et al. 2017 (arXiv:1702.08591).
     """
     act = activation(f)
-    plain = shaped(act, depth, zeta)
+    if not width > 0:
+        raise ArgumentError("mirrored(width)", expected="a number > 0", got=repr(width))
+    plain = _shaped(act, depth, zeta)
     beta, variance = plain.operating_point
     odd = odd_part(act, beta)
     m = moments(odd, 0.0, variance)
@@ -87,6 +90,15 @@ def mirrored(f: Any, depth: float, zeta: float = 1.5, *, width: float = math.inf
         last_variance=1 / (2 * second),
         notes=("Units come in pairs of opposite weights.", *plain.notes[:1]),
     )
+
+
+def _shaped(act: Activation, depth: float, zeta: float) -> LayerRule:
+    """The point of `shaped`; its errors name the rule that was asked for."""
+    try:
+        return shaped(act, depth, zeta)
+    except FaninError as error:
+        where = error.where.replace("shaped(", "mirrored(", 1)
+        raise type(error)(where, expected=error.expected, got=error.got, fix=error.fix) from None
 
 
 def odd_part(act: Activation, beta: float) -> Activation:
