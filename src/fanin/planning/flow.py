@@ -468,13 +468,13 @@ class Flow:
         """For each weight that feeds an attention, which of its rows are what."""
         found: dict[str, dict[Projection, None]] = {}
         for attention in self.attentions.values():
-            for part, index in zip(_PARTS, self._operands(attention), strict=True):
-                for path, first, last in self._feeding(index):
+            for part, index in zip(_PARTS, self.operands(attention), strict=True):
+                for path, first, last in self.feeding(index):
                     width = self.graph.values[index].shape[-1]
                     found.setdefault(path, {})[Projection(first, last, part, width)] = None
         return {p: tuple(sorted(f, key=lambda x: x.first)) for p, f in found.items()}
 
-    def _operands(self, attention: Attention) -> list[int]:
+    def operands(self, attention: Attention) -> list[int]:
         """Query, key and value as the attention reads them, views included."""
         last = self.graph.nodes[attention.nodes[-1]]
         if len(attention.nodes) == 1:
@@ -483,7 +483,7 @@ class Flow:
         products = [n for n in scores if n.name in ("matmul", "bmm", "baddbmm")]
         return [*products[-1].inputs[-2:], last.inputs[1]]
 
-    def _feeding(self, index: int) -> Iterator[tuple[str, int, int]]:
+    def feeding(self, index: int) -> Iterator[tuple[str, int, int]]:
         """The weight matrix whose output a value is, and which of its outputs."""
         chain: list[tuple[Node, int]] = []
         while index not in self.matrices:
@@ -570,7 +570,7 @@ class Flow:
             for node in self.graph.consumers(waiting.pop()):
                 if node.index in inside:
                     return True
-                if node.view or node.name in ("add", "index", "mul"):
+                if node.view or node.name in ("add", "index", "mul", "where"):
                     fresh = [i for i in node.outputs if not self.graph.values[i].varying]
                     waiting += fresh
         return False
