@@ -14,7 +14,6 @@ from fanin import draw
 from fanin.errors import FaninError, NotCoveredError
 from fanin.planning.choice import Choice, Draws, centre_stays_inside, drawn_as, normal
 from fanin.planning.logits import attended
-from fanin.planning.logits import attended
 from fanin.planning.mirrors import Pairs, mirror_pairs, undrawn
 from fanin.planning.parts import parts
 from fanin.planning.plan import Mirrored, Stretch
