@@ -335,3 +335,24 @@ def test_the_same_report_twice() -> None:
 
     model, x = Noisy(), torch.randn(16, 8)
     assert fanin.check(model, x).to_json() == fanin.check(model, x).to_json()
+
+
+class Normalized(nn.Module):
+    """Between two layers an RMS norm of four units, written by hand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.small, self.last = nn.Linear(64, 64), nn.Linear(64, 4), nn.Linear(4, 8)
+        for layer in (self.first, self.small, self.last):
+            nn.init.normal_(layer.weight, std=fanin.gain("silu") / layer.in_features**0.5)
+            nn.init.zeros_(layer.bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.small(nn.functional.silu(self.first(x)))
+        return self.last(h * torch.rsqrt(h.pow(2).mean(-1, keepdim=True) + 1e-6))
+
+
+def test_the_square_inside_a_norm_is_no_unstable_activation() -> None:
+    torch.manual_seed(0)
+    report = fanin.check(Normalized(), torch.randn(64, 64))
+    assert "unstable-fixed-point" not in names(report), str(report)

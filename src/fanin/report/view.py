@@ -69,17 +69,24 @@ class View:
     @functools.cached_property
     def levels(self) -> dict[int, tuple[Layer, ...]]:
         """Rows of the trunk by depth, except what no weight precedes."""
+        found: dict[int, list[Layer]] = {}
+        for row in self.trunk:
+            if row.depth > 0 and not self.inside(row):
+                found.setdefault(row.depth, []).append(row)
+        return {depth: tuple(found[depth]) for depth in sorted(found)}
+
+    def inside(self, row: Layer) -> bool:
+        """Whether a row is the inside of a norm or softmax by hand: squares that feed no weight."""
+        return row.operation in INSIDE and "linear" not in self._readers.get(row.index, ())
+
+    @functools.cached_property
+    def _readers(self) -> dict[int, set[str]]:
+        """The kinds of the rows of the trunk that read a row."""
         readers: dict[int, set[str]] = {}
         for row in self.trunk:
             for parent in row.parents:
                 readers.setdefault(parent, set()).add(row.kind)
-        found: dict[int, list[Layer]] = {}
-        for row in self.trunk:
-            # Squares that feed no weight are the inside of a norm layer written by hand.
-            inside = row.operation in INSIDE and "linear" not in readers.get(row.index, ())
-            if row.depth > 0 and not inside:
-                found.setdefault(row.depth, []).append(row)
-        return {depth: tuple(found[depth]) for depth in sorted(found)}
+        return readers
 
     @functools.cached_property
     def hidden(self) -> tuple[int, ...]:

@@ -77,6 +77,8 @@ def _longest(view: View) -> list[Layer]:
     for row in view.trunk:
         if row.kind != "activation" or row.slope is None or len(row.parents) != 1:
             continue
+        if view.inside(row):
+            continue
         before = view.layers[row.parents[0]]
         if before.kind != "linear":
             continue
