@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.special import roots_genlaguerre
 
-from fanin.errors import ArgumentError
+from fanin.errors import ArgumentError, DivergentError
 from fanin.signal.nodes import Once, coefficients, on_nodes
 from fanin.signal.slices import Slices
 from fanin.signal.table import Table, align, paired
@@ -245,9 +245,27 @@ def integrate(function: Function, latent: Table) -> tuple[Table, bool]:
 
     *Accuracy.* Relative: 1e-8 for smooth functions, 2e-5 with kinks, 1e-2 with jumps, and where a
     profile has more than 48 different means.
+
+    Raises:
+        DivergentError: E[f^2] is beyond float64, as of x^2 where the variance runs away.
     """
-    if isinstance(latent, Mixed):
-        return _over_scales(function, latent)
+    with np.errstate(over="ignore", invalid="ignore"):
+        if isinstance(latent, Mixed):
+            table, defined = _over_scales(function, latent)
+        else:
+            table, defined = _over_nodes(function, latent)
+    if np.isfinite(latent.pairs).all() and not np.isfinite(table.pairs).all():
+        raise DivergentError(
+            "the signal",
+            expected="E[f^2] within float64",
+            got=f"E[z^2] = {latent.second_moment:.3g} in front of f",
+            fix="start from weights that hold the variance",
+        )
+    return table, defined
+
+
+def _over_nodes(function: Function, latent: Table) -> tuple[Table, bool]:
+    """The same where the variance is no random one."""
     mean, same = np.broadcast_arrays(latent.mean, latent.same)
     variance = np.maximum(same - mean**2, 0.0)
     variance = np.where(variance < 1e-13 * (same + 1e-300), 0.0, variance)
