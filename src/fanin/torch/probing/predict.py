@@ -14,7 +14,7 @@ from fanin.errors import FaninError
 from fanin.planning.parts import taken_out
 from fanin.planning.plan import Centre, Plan, Stack, effective
 from fanin.signal.graph import Graph, Node
-from fanin.signal.propagate import Signal, backward, propagate, step
+from fanin.signal.propagate import Signal, backward, leaf, propagate, step
 from fanin.signal.spec import Spec
 from fanin.signal.state import Given, State, Statement
 from fanin.signal.table import Table, add
@@ -91,12 +91,12 @@ def _given(graph: Graph, inputs: Any) -> dict[str, Any]:
     """Inputs by the graph's names for them."""
     leaves = [i for i in tree_leaves(inputs) if isinstance(i, torch.Tensor | Spec)]
     given: dict[str, Any] = {}
-    for index, leaf in zip(graph.inputs, leaves, strict=False):
+    for index, found in zip(graph.inputs, leaves, strict=False):
         value = graph.values[index]
-        if isinstance(leaf, Spec):
-            given[value.name] = leaf
+        if isinstance(found, Spec):
+            given[value.name] = found
         elif value.data is None:
-            plain = leaf.detach().cpu()
+            plain = found.detach().cpu()
             given[value.name] = (plain.float() if plain.is_floating_point() else plain).numpy()
     return given
 
@@ -108,10 +108,10 @@ def _forward(
     centres: Mapping[str, Centre],
 ) -> Signal:
     """The sweep; where a bias is centred, its weight reads the deviation from the mean."""
-    signal = propagate(graph, stated, given)
     if not centres:
-        return signal
-    states = {i: s for i, s in signal.states.items() if graph.values[i].kind != "produced"}
+        return propagate(graph, stated, given)
+    leaves = (v for v in graph.values if v.kind != "produced")
+    states = {v.index: leaf(graph, v, stated, given) for v in leaves}
     for node in graph.nodes:
         read = [graph.parameter(graph.origin(i)) for i in node.inputs]
         weights = [p for p in read if p is not None and p.name in centres]
