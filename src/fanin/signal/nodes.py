@@ -186,10 +186,12 @@ def _between(laws: Array) -> tuple[Array, Array]:
 
     The integrals are polynomials in the logarithm of the scale.
     """
-    scale = laws[:, 0, 1] / max(laws[-1, 0, 1], 1e-300)
-    low, high, count = scale.min(), scale.max(), len(laws)
+    scale, count = laws[:, 0, 1] / max(laws[-1, 0, 1], 1e-300), len(laws)
+    if count <= _BETWEEN:
+        return laws, np.eye(count)
+    low, high = scale.min(), scale.max()
     alike = np.allclose(laws[..., 1], scale[:, None] * laws[-1, :, 1], rtol=1e-9, atol=0)
-    if count <= _BETWEEN or not alike or low * _NEAR < high:
+    if not alike or low * _NEAR < high:
         return laws, np.eye(count)
     middle, half = np.log(high * low) / 2, np.log(high / low) / 2
     points = chebyshev.chebpts1(_BETWEEN)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     Array = NDArray[Any]
 
-__all__ = ["Table", "add", "align", "concatenate", "paired", "product"]
+__all__ = ["Table", "add", "align", "concatenate", "paired", "product", "total"]
 
 
 def align(first: Table, second: Table) -> tuple[Table, Table]:
@@ -55,6 +55,17 @@ def add(first: Table, second: Table, scale: float = 1.0, cross: Array | None = N
         cross = (x_one * y_other + x_other * y_one) / 2
     pairs = x.pairs + 2 * scale * cross + scale**2 * y.pairs
     return Table(x.dims, x.mean + scale * y.mean, pairs)._compact()
+
+
+def total(tables: Sequence[Table]) -> Table:
+    """The sum of independent arrays of one shape."""
+    whole, *rest = tables
+    if all(t.dims == whole.dims and not t.resolved and not t.mean.any() for t in tables):
+        pairs = sum((t.pairs for t in rest), whole.pairs)
+        return Table(whole.dims, whole.mean, pairs)._compact() if rest else whole
+    for table in rest:
+        whole = add(whole, table)
+    return whole
 
 
 def concatenate(

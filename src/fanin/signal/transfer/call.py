@@ -16,7 +16,8 @@ import numpy as np
 from fanin.signal.graph import Graph, Node, Ref, Value
 from fanin.signal.nodes import Once
 from fanin.signal.state import State, integrate
-from fanin.signal.table import Table, add, paired, product
+from fanin.signal.table import Table, paired, product
+from fanin.signal.table import total as together
 
 if TYPE_CHECKING:
     from fanin.signal.state import Function
@@ -86,11 +87,7 @@ def _added(slopes: Sequence[Function | None]) -> Function:
 
 def total(terms: Sequence[Term]) -> Table:
     """The whole gradient in a value."""
-    tables = [t.resolved() for t in gathered(terms)]
-    whole = tables[0]
-    for table in tables[1:]:
-        whole = add(whole, table)
-    return whole
+    return together([t.resolved() for t in gathered(terms)])
 
 
 def forward(*names: str) -> Callable[[Forward], Forward]:
