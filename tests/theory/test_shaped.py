@@ -214,6 +214,12 @@ def test_jumps_have_no_solution(f: str) -> None:
             "use 'centred', or a larger zeta",
         ),
         (
+            lambda: rules.shaped("leaky_relu", 10, 1.2, variance_slope=1.0),
+            NoSolutionError,
+            "got no operating point has Q' = 1, for |beta| <= 16, s in [6e-08, 16]; "
+            "use 'centred', or a larger zeta",
+        ),
+        (
             lambda: rules.shaped("tanh", 0),
             ArgumentError,
             "shaped(depth): expected a finite number >= 1, got 0",

@@ -293,7 +293,8 @@ def _refuse_jumps(act: Activation) -> None:
         raise NoSolutionError(
             f"shaped({act.name})",
             expected="an activation without jumps",
-            got=f"a jump at {min(jumps, key=abs):.6g}, where C'(1) is infinite at every operating point",
+            got=f"a jump at {min(jumps, key=abs):.6g}, "
+            "where C'(1) is infinite at every operating point",
             fix="use 'centred'",
         )
 
