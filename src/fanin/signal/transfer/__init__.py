@@ -6,6 +6,7 @@ from fanin.signal.transfer import (
     attention,
     convolution,
     embedding,
+    fourier,
     linear,
     loss,
     maxima,
@@ -23,6 +24,6 @@ from fanin.signal.transfer.call import BACKWARD, FORWARD, Call, backward, forwar
 __all__ = ["BACKWARD", "FORWARD", "Call", "backward", "forward"]
 
 _FAMILIES = (
-    attention, convolution, embedding, linear, loss, maxima, norm, pointwise, pool, random,
+    attention, convolution, embedding, fourier, linear, loss, maxima, norm, pointwise, pool, random,
     recurrent, reduce, sampled, shape,
 )  # fmt: skip

@@ -17,10 +17,7 @@ from fanin.signal.transfer.sampled import sampled, sampled_back
 
 Change = Callable[[Table], Table]
 
-_SAME = (
-    "alias detach lift_fresh clone contiguous _to_copy to positive view_as_real resolve_conj "
-    "resolve_neg"
-)
+_SAME = "alias detach lift_fresh clone contiguous _to_copy to positive resolve_conj resolve_neg"
 _RESHAPES = (
     "view reshape _unsafe_view _reshape_alias flatten unflatten squeeze unsqueeze view_as "
     "squeeze_ unsqueeze_"
