@@ -14,6 +14,7 @@ from fanin.signal.copula import seen_by, summed
 from fanin.signal.state import State, integrate
 from fanin.signal.table import Table, add
 from fanin.signal.transfer.attention import jitter
+from fanin.signal.transfer.call import Term
 
 
 def _relu(z: np.ndarray) -> np.ndarray:
@@ -47,10 +48,40 @@ def test_a_sum_keeps_the_law_of_one_element() -> None:
 
 def test_a_gate_behind_a_sum_is_open_where_the_stream_is_large() -> None:
     first, second, total = _stream()
-    slope = seen_by(lambda z: (total.function(z) > 0) * 1.0, total, first, second, 1.0, 1.0)  # type: ignore[misc]
+    slope, noise = seen_by(
+        lambda z: (total.function(z) > 0) * 1.0,  # type: ignore[misc]
+        None, total, first, second, 1.0, 1.0,
+    )  # fmt: skip
     z = np.array([-1.0, 0.5, 2.0])
-    exact = ndtr(_relu(z) / 0.5**0.5) ** 0.5
-    assert np.abs(slope(z) - exact).max() < 0.02
+    opened = ndtr(_relu(z) / 0.5**0.5)
+    assert np.abs(slope(z) - opened).max() < 0.02
+    assert np.abs(noise(z) - (opened * (1 - opened)) ** 0.5).max() < 0.02
+
+
+@pytest.mark.parametrize(("shared", "share"), [(0.0, 0.0), (0.5, 0.02)])
+def test_two_gates_behind_a_sum_are_open_together_as_their_streams_are_alike(
+    shared: float, share: float
+) -> None:
+    first, second, total = _stream()
+    rho, n = 0.3, 2_000_000
+    latent = Table(((64,),), np.zeros(1), np.array([[1.0], [rho]]))
+    slope, noise = seen_by(
+        lambda z: (z > 0.5) * 1.0,  # type: ignore[misc]
+        None, total, first, second, 1.0, 1.0,
+    )  # fmt: skip
+    alike = Table(((64,),), np.zeros(1), np.array([[1.0], [shared]]))
+    term = Term("gate", Table.iid((64,)), slope, latent, "z", noise, alike)
+    found = term.times(lambda z: (z > 0) * 1.0).factor()
+    assert found is not None
+    rng = np.random.default_rng(0)
+    z, y = (
+        np.stack([np.sqrt(r) * c + np.sqrt(1 - r) * d for d in rng.standard_normal((2, n))])
+        for r, c in ((rho, rng.standard_normal(n)), (shared, rng.standard_normal(n)))
+    )
+    opened = (z > 0) & (_relu(z) + 0.5**0.5 * y > total.function(np.array([0.5])))  # type: ignore[misc]
+    for pair, open_ in ((0, opened[0]), (1, opened[0] & opened[1])):
+        error = open_.std() / n**0.5
+        assert abs(found.pairs[pair].item() - open_.mean()) <= 4 * error + max(share, 2e-3)
 
 
 @pytest.mark.parametrize(("variance", "keys"), [(0.25, 16), (1.0, 8), (64.0, 64)])

@@ -96,21 +96,41 @@ def _latent(table: Table, coefficients: Array, tail: float) -> Table:
     return Table(table.dims, table.mean, one * other + scale * rho)
 
 
-def seen_by(
-    slope: Function, total: State, first: State, second: State, a: float, b: float, power: int = 2
-) -> Function:
-    """Root mean square (power 2) or mean (power 1) of a slope in a x + b y where x is known.
+def correlation(table: Table) -> Table:
+    """The correlations of a table's pairs, those below 0 as 0."""
+    spread = np.sqrt(np.maximum(table.same - table.mean**2, 0.0))
+    one, other = paired(table.mean, table)
+    wide, far = paired(spread, table)
+    rho = (table.pairs - one * other) / np.maximum(wide * far, 1e-300)
+    return Table(table.dims, np.zeros_like(table.mean), np.clip(rho, 0.0, 1.0))
 
-    A function of x's Gaussian. A gate behind a residual sum is open more often where the stream is
+
+def seen_by(
+    slope: Function,
+    noise: Function | None,
+    total: State,
+    first: State,
+    second: State,
+    a: float,
+    b: float,
+) -> tuple[Function, Function]:
+    """Mean and standard deviation of a slope in a x + b y where x is known.
+
+    Functions of x's Gaussian. A gate behind a residual sum is open more often where the stream is
     large: what returns along the stream is no longer independent of it.
     """
     latent, function, _, _ = law(total)
     z, weight = _nodes()
     places = _centre(latent) + _width(latent) * _places()[0]
     reached = np.maximum.accumulate(places if function is None else function(places))
-    raised = np.asarray(slope(places)) ** power
+    level = np.asarray(slope(places))
+    power = level**2 + (0.0 if noise is None else np.asarray(noise(places)) ** 2)
     values = a * _values(first)[:, None] + b * _values(second)[None, :]
-    level = (np.interp(values, reached, raised) @ weight) ** (1 / power)
+    mean = np.interp(values, reached, level) @ weight
+    spread = np.sqrt(np.maximum(np.interp(values, reached, power) @ weight - mean**2, 0.0))
     own = _centre(law(first)[0]) + _width(law(first)[0]) * z
 
-    return lambda x: np.asarray(np.interp(x, own, level))
+    return (
+        lambda x: np.asarray(np.interp(x, own, mean)),
+        lambda x: np.asarray(np.interp(x, own, spread)),
+    )

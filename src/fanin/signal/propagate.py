@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fanin.errors import ArgumentError, UnknownNameError
+from fanin.signal.deviation import shared
 from fanin.signal.fixed import ordered, profiled
 from fanin.signal.graph import Graph, Node, Parameter, Value
 from fanin.signal.scan import carried, scans
@@ -320,6 +321,8 @@ def backward(signal: Signal, cotangents: Mapping[int, Table | float] | None = No
     for index, parts in terms.items():
         if index not in gradients:
             gradients[index] = total(parts)
+    for index, more in shared(graph, signal.states, gradients).items():
+        gradients[index] = _raised(gradients[index], more)
     return Signal(graph, signal.states, gradients)
 
 

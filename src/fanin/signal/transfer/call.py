@@ -16,7 +16,7 @@ import numpy as np
 from fanin.signal.graph import Graph, Node, Ref, Value
 from fanin.signal.nodes import Once
 from fanin.signal.state import State, integrate
-from fanin.signal.table import Table, paired, product
+from fanin.signal.table import Table, align, paired, product
 from fanin.signal.table import total as together
 
 if TYPE_CHECKING:
@@ -42,6 +42,8 @@ class Term:
         table: the arriving gradient.
         slope: the factor, a function of a Gaussian z; None: 1.
         latent, source: z's table and token.
+        noise: the standard deviation of the factor where z is known; None: 0.
+        shared: the correlations of what the factor depends on besides z.
     """
 
     root: Hashable
@@ -49,12 +51,38 @@ class Term:
     slope: Function | None = None
     latent: Table | None = None
     source: Hashable = None
+    noise: Function | None = None
+    shared: Table | None = None
 
     def resolved(self) -> Table:
         """The table of the part."""
+        factor = self.factor()
+        return self.table if factor is None else product(self.table, factor)
+
+    def factor(self) -> Table | None:
+        """The table of the slope; None: 1.
+
+        *Definition.* E[s_i s_j] = E[m(z_i) m(z_j)] + r_ij E[n(z_i) n(z_j)], m the mean of the slope
+        where z is known, n its standard deviation, r the correlation of what else it depends on.
+        """
         if self.slope is None or self.latent is None:
-            return self.table
-        return product(self.table, integrate(self.slope, self.latent)[0])
+            return None
+        factor = integrate(self.slope, self.latent)[0]
+        if self.noise is None or self.shared is None:
+            return factor
+        rest = product(integrate(self.noise, self.latent)[0], self.shared)
+        factor, rest = align(factor, rest)
+        return Table(factor.dims, factor.mean, factor.pairs + rest.pairs)
+
+    def times(self, function: Function) -> Term:
+        """The part times a further function of the same z."""
+        slope, noise = self.slope, self.noise
+        assert slope is not None
+        return replace(
+            self,
+            slope=Once(lambda z: slope(z) * function(z), [slope, function]),
+            noise=None if noise is None else lambda z: noise(z) * function(z),
+        )
 
 
 def gathered(terms: Sequence[Term]) -> list[Term]:

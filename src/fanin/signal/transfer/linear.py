@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fanin.signal.state import CLOSED, Mixed, State, integrate, law
+from fanin.signal.state import CLOSED, Mixed, State, law
 from fanin.signal.table import Table, add, product
 from fanin.signal.transfer.call import Call, Gradients, Term, backward, forward, reduced_to
 from fanin.signal.transfer.causal import averaged, matmul, transposed
-
-if TYPE_CHECKING:
-    from fanin.signal.state import Function
 
 # From this many independent terms on a sum counts as Gaussian.
 _MANY = 8
@@ -99,12 +95,7 @@ def along_own(call: Call, terms: Sequence[Term], fan_in: int) -> float:
     for term in terms:
         if term.slope is None or term.source != source:
             continue
-        slope = term.slope
-
-        def both(z: np.ndarray, slope: Function = slope) -> np.ndarray:
-            return slope(z) * (z - mean)
-
-        joint = product(term.table, integrate(both, latent)[0]).sum(rows)
+        joint = term.times(lambda z: z - mean).resolved().sum(rows)
         apart = product(term.resolved(), latent + -mean).sum(rows)
         extra += joint.second_moment - apart.second_moment
     return float(extra / (fan_in**2 * max(weight.variance, 1e-300)))

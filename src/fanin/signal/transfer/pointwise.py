@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fanin.signal.copula import seen_by, summed
+from fanin.signal.copula import summed
 from fanin.signal.draws import meet
 from fanin.signal.fixed import is_fixed, with_fixed
 from fanin.signal.joint import measured, sample
@@ -36,6 +36,7 @@ from fanin.signal.transfer.call import (
     reduced_to,
     total,
 )
+from fanin.signal.transfer.gate import is_gated, onward
 from fanin.signal.transfer.sampled import joint, sampled
 
 if TYPE_CHECKING:
@@ -464,7 +465,7 @@ def _multiplied(
         )
         for term in terms:
             if term.slope is not None and term.source == source:
-                yield replace(term, slope=_times(term.slope, slope))
+                yield term.times(slope)
             else:
                 arriving = (
                     term
@@ -489,26 +490,14 @@ def _along(call: Call, term: Term, states: Sequence[State], place: int) -> Term:
     whole = call.states[call.node.outputs[0]]
     if len(states) != 2 or states[1 - place].value is not None:
         return term
-    gated = _is_gated(call, place)
     if term.slope is None or term.source != law(whole)[2]:
         return term
     x, y = states[place], states[1 - place]
-    if law(x)[2] == term.source or (linear_in_z(x) and not gated):
+    if law(x)[2] == term.source or (linear_in_z(x) and not is_gated(call, place)):
         return term
     scales = _scales(call)
-    power = 1 if gated else 2  # a gate's gradient is a sum, in which means add up
-    slope = seen_by(term.slope, whole, x, y, scales[place], scales[1 - place], power)
-    latent, _, source, _ = law(x)
-    one, factor = align(term.resolved(), integrate(slope, latent)[0])
-    rest = Table(one.dims, one.mean, one.pairs / np.maximum(factor.pairs, 1e-300))
-    return Term((call.node.index, place, term.root), rest, slope, latent, source)
-
-
-def _is_gated(call: Call, place: int) -> bool:
-    """Whether an operand is a product with a gate that is repeated along some axis."""
-    node = call.graph.producer(call.node.inputs[place])
-    shapes = {call.states[i].shape for i in node.inputs} if node is not None else set()
-    return node is not None and node.name == "mul" and len(shapes) > 1
+    root, own = (call.node.index, place, term.root), (scales[place], scales[1 - place])
+    return onward(term, root, whole, (x, y), own)
 
 
 def _to_gate(call: Call, term: Term, states: Sequence[State], place: int) -> Term | None:
