@@ -239,3 +239,23 @@ def test_tables_are_as_large_as_the_tied_one_that_they_are_added_to() -> None:
     assert small < 0.3
     assert plan["kinds.weight"].std == pytest.approx(small)
     assert plan["places.weight"].std == pytest.approx(math.sqrt(2) * small)
+
+
+class Mixture(nn.Module):
+    """Behind a norm a position is mixed with the one before it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.mix = nn.LayerNorm(16), nn.Parameter(torch.linspace(0.0, 1.0, 16))
+        self.key = nn.Linear(16, 16)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.norm(x)
+        return self.key(x * self.mix + x.roll(1, 1) * (1 - self.mix))
+
+
+def test_the_share_of_a_mixture_is_no_norm_scale() -> None:
+    model = Mixture()
+    found = roles(model, fanin.spec((2, 6, 16)))
+    assert (found["mix"], found["norm.weight"]) == ("gate", "norm scale")
+    assert fanin.plan(model, fanin.spec((2, 6, 16)))["mix"].values is None

@@ -257,7 +257,9 @@ def _elementwise(
             yield Use(name, "other", node, others[0] if others else None)
         elif node.name in ("mul", "div"):
             after_norm = graph.origin(others[0]).index in normed
-            kind: Kind = "norm scale" if after_norm else "scale"
+            # p x + (1 - p) y is a mixture: both of its factors are made of p
+            mixes = any(n.name in ("sub", "rsub") for n in graph.consumers(index))
+            kind: Kind = "norm scale" if after_norm and not mixes else "scale"
             yield Use(name, kind, node, others[0])
         elif node.name in ("add", "sub"):
             yield _shift(graph, node, name, index, others[0], normed)
