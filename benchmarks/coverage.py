@@ -31,10 +31,10 @@ import fanin
 from fanin.errors import FaninError
 from fanin.planning.plan import Plan, Stack, moments
 from fanin.signal.graph import Graph, Value
-from fanin.signal.propagate import Signal, backward, propagate, step
+from fanin.signal.propagate import Signal, backward
 from fanin.signal.spec import Spec
-from fanin.signal.state import Given, State, Statement
-from fanin.signal.table import Table, add
+from fanin.signal.state import Given, Statement
+from fanin.torch.probing.predict import swept
 from fanin.torch.tracing.trace import trace
 
 RESULTS = Path(__file__).parent / "results" / "coverage.json"
@@ -132,15 +132,19 @@ def cover(
     signal = backward(predicted(graph, model, plan, specs))
     seconds = (traced - start, time.perf_counter() - before)
     runs: list[tuple[dict[int, float], dict[int, float]]] = []
+    tensors: tuple[Row, ...] = ()
     gradients: tuple[Row, ...] = ()
+    scattered = True
     for wanted in (seeds, _MORE):
         for seed in range(len(runs), wanted):
             fanin.apply_(model, plan, seed=seed)
-            runs.append(measure(graph, model, specs, seed))
-        gradients = tuple(_gradients(signal, [r[1] for r in runs]))
-        if not gradients or np.median([r.error / r.measured for r in gradients]) <= _SCATTER:
+            runs.append(measure(graph, model, specs, seed, back=scattered))
+        tensors = tuple(_tensors(signal, [r[0] for r in runs]))
+        gradients = tuple(_gradients(signal, [r[1] for r in runs if r[1]]))
+        errors = [r.error / r.measured for r in gradients]
+        scattered = bool(errors) and float(np.median(errors)) > _SCATTER
+        if not scattered and share(tensors, "likely") == 1:
             break
-    tensors = tuple(_tensors(signal, [r[0] for r in runs]))
     found = Coverage(
         name=entry.name,
         parameters=sum(p.numel() for p in model.parameters()),
@@ -166,25 +170,8 @@ def predicted(graph: Graph, model: nn.Module, plan: Plan, specs: Any) -> Signal:
     A centring bias, drawn value - m sum_j W_ij, is no independent parameter; its layer is one that
     reads x - m and has the drawn bias.
     """
-    centres = {row.centre.weight: row.centre.mean for row in plan.rows if row.centre is not None}
-    signal = propagate(graph, statements(model, plan), named_specs(graph, specs))
-    if not centres:
-        return signal
-    states = {i: s for i, s in signal.states.items() if graph.values[i].kind != "produced"}
-    for node in graph.nodes:
-        weights = [graph.parameter(graph.origin(i)) for i in node.inputs]
-        means = [centres[p.name] for p in weights if p is not None and p.name in centres]
-        seen = _shifted(states, node.inputs[0], means[0]) if means and not node.view else states
-        states.update(zip(node.outputs, step(graph, node, seen), strict=True))
-    return Signal(graph, states)
-
-
-def _shifted(states: dict[int, State], index: int, mean: float) -> dict[int, State]:
-    """The states with the mean taken out of one."""
-    state = states[index]
-    table = add(state.table, Table.constant(state.shape, -mean))
-    centred = State(table, state.how, ("centred", state.token), roots=state.roots)
-    return {**states, index: centred}
+    centres = {row.centre.weight: row.centre for row in plan.rows if row.centre is not None}
+    return swept(graph, statements(model, plan), named_specs(graph, specs), centres)
 
 
 def statements(model: nn.Module, plan: Plan) -> dict[str, Statement]:
@@ -207,9 +194,24 @@ def named_specs(graph: Graph, specs: Any) -> dict[str, Spec]:
 
 
 def measure(
-    graph: Graph, model: nn.Module, specs: Any, seed: int
+    graph: Graph, model: nn.Module, specs: Any, seed: int, *, back: bool = True
 ) -> tuple[dict[int, float], dict[int, float]]:
-    """Mean squares of all tensors of the graph, and of the gradients of parameters."""
+    """Mean squares of all tensors of the graph, and of the gradients of parameters (if wanted)."""
+    with torch.set_grad_enabled(back):
+        squares, tensors = _forward(graph, model, specs, seed)
+    if not back:
+        return squares, {}
+    outputs = [tensors[i] for i in graph.outputs]
+    ends = [y for y in outputs if y.requires_grad]
+    torch.autograd.backward(ends, [_cotangent(y) if y.dim() else None for y in ends])
+    weights = [v for v in graph.values if v.kind == "parameter"]
+    return squares, {v.index: _mean_square(tensors[v.index].grad) for v in weights}
+
+
+def _forward(
+    graph: Graph, model: nn.Module, specs: Any, seed: int
+) -> tuple[dict[int, float], dict[int, torch.Tensor]]:
+    """Mean squares of all tensors of the graph; its leaves and outputs."""
     torch.manual_seed(1_000_003 + seed)  # other numbers than those of the inputs
     tensors = dict(_leaves(graph, model, draw(specs, seed)))
     squares = {}
@@ -222,11 +224,7 @@ def measure(
         for index in {i for i in node.inputs if last[i] == node.index}:
             if index not in graph.outputs and graph.values[index].kind == "produced":
                 del tensors[index]
-    outputs = [tensors[i] for i in graph.outputs]
-    ends = [y for y in outputs if y.requires_grad]
-    torch.autograd.backward(ends, [_cotangent(y) if y.dim() else None for y in ends])
-    weights = [v for v in graph.values if v.kind == "parameter"]
-    return squares, {v.index: _mean_square(tensors[v.index].grad) for v in weights}
+    return squares, tensors
 
 
 def _cotangent(output: torch.Tensor) -> torch.Tensor:
@@ -314,7 +312,9 @@ the plan alone. torch {torch.__version__}, {platform.machine()}.
 - *seeds*: 5; {_MORE} where after five the standard error of the gradients is above {_SCATTER:.0%}
   of their means (median over the weights). In L layers of width N without norm or skip the
   logarithm of a squared gradient spreads between seeds by (2L/N)^(1/2) or more, and the mean over
-  five is then most often too small.
+  five is then most often too small. Tensors alone are run {_MORE} times where after five one is
+  beyond a factor 1.5 and four standard errors: five numbers are that far off by chance in one case
+  of sixty (Student's t), and a trace of a scan has thousands of small tensors.
 - *sampled*: operations that no rule covers, and that were run on samples of the incoming state.
 - *trace*, *predict*: seconds on one shared core; *date*: of the run; *earlier code*: a run before
   the last change of the rules, to be repeated.
