@@ -55,7 +55,7 @@ def predict(
     try:
         graph = trace(inner, inputs)
         stated, centres = _statements(inner, plan)
-        signal = _forward(graph, stated, _given(graph, inputs), centres)
+        signal = swept(graph, stated, _given(graph, inputs), centres)
         pairs = _pairs(graph, measured)
         signal = backward(signal, _cotangents(graph, measured, pairs))
     except FaninError as error:
@@ -101,7 +101,7 @@ def _given(graph: Graph, inputs: Any) -> dict[str, Any]:
     return given
 
 
-def _forward(
+def swept(
     graph: Graph,
     stated: Mapping[str, Statement],
     given: Mapping[str, Any],
