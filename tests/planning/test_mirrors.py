@@ -139,9 +139,10 @@ def test_units_that_cannot_be_paired_are_shaped(model: nn.Module) -> None:
     )
 
 
-@pytest.mark.parametrize(("f", "depth"), [("relu", 100), ("gelu", 100), ("tanh", 100)])
-def test_small_means_stay_with_independent_weights(f: str, depth: int) -> None:
-    model = net.mlp(depth, {"relu": nn.ReLU(), "gelu": nn.GELU(), "tanh": nn.Tanh()}[f], width=64)
+@pytest.mark.parametrize("f", [nn.ReLU(), nn.GELU(), nn.Tanh(), nn.Softplus()], ids=str)
+def test_small_means_stay_with_independent_weights(f: nn.Module) -> None:
+    """That of softplus is 5.8 deviations, that of the squares above more than 40."""
+    model = net.mlp(100, f, width=64)
     assert fanin.plan(model, fanin.spec((8, 20))).stretches[0].rule == "shaped"
 
 
