@@ -165,7 +165,8 @@ def leaf(
         )
     if value.floating:
         table = Table.iid(value.shape, 0.0, 1.0)
-        return State(table, f"{ASSUMED}: N(0, 1)", token, gaussian=True, roots=roots)
+        size = 2 / max(prod(value.shape[1:]), 1) if len(value.shape) > 2 else 0.0
+        return State(table, f"{ASSUMED}: N(0, 1)", token, gaussian=True, roots=roots, size=size)
     spec = inputs.get(value.name)
     high = spec.high if isinstance(spec, Spec) else 2
     mean, second = (high - 1) / 2, (high - 1) * (2 * high - 1) / 6

@@ -51,6 +51,8 @@ class State:
         causal: for attention weights, whether row i averages over the columns up to i.
         allowed: for attention logits, which entries are not masked, and what stands in the others.
         slices: that it is a sum of slices of one tensor.
+        size: the variance of a sample's own mean square, over the square of its mean.
+        reach: the variance of the taps, along one axis, through which a position has seen it.
     """
 
     table: Table
@@ -68,6 +70,8 @@ class State:
     data: Array | None = field(default=None, repr=False)
     allowed: Mask | None = field(default=None, repr=False)
     slices: Slices | None = field(default=None, repr=False)
+    size: float = 0.0
+    reach: float = 0.0
 
     @property
     def shape(self) -> tuple[int, ...]:

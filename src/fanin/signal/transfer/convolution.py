@@ -190,7 +190,8 @@ def _tap_sum(x: Table, dim: int, index: np.ndarray, other: bool) -> Table:
 def _convolution(call: Call) -> State:
     s = _Setting(call)
     table = _slided(s.parted(s.x.table), s.weight(), s.taps).reshape(call.shape)
-    state = contracted(call, table, s.fan, (s.x, s.w))
+    wide = s.x.reach + (s.w.shape[2] ** 2 - 1) / 12
+    state = replace(contracted(call, table, s.fan, (s.x, s.w)), size=s.x.size, reach=wide)
     if s.bias is not None:
         bias = s.bias.table.reshape((s.bias.shape[0], *(1,) * s.nd))
         state = replace(state, table=add(state.table, bias), roots=state.roots | s.bias.roots)

@@ -248,7 +248,8 @@ def _batch_norm(call: Call) -> list[State]:
             State(Table.constant(call.output(i).shape, 0.0), CLOSED, call.token(i))
             for i in range(1, len(call.node.outputs))
         ]
-    return [scaled(state, call["weight"], call["bias"], (1,), call.token()), *rest]
+    out = scaled(state, call["weight"], call["bias"], (1,), call.token())
+    return [replace(out, size=x.size, reach=x.reach), *rest]
 
 
 @backward(*_BATCH.split())

@@ -38,6 +38,7 @@ from fanin.signal.transfer.call import (
 )
 from fanin.signal.transfer.gate import is_gated, onward
 from fanin.signal.transfer.sampled import joint, sampled
+from fanin.signal.transfer.size import size_of_sum, sized
 
 if TYPE_CHECKING:
     from fanin.signal.state import Function
@@ -150,7 +151,17 @@ def _of_one(call: Call, state: State, place: int, numbers: dict[int, float]) -> 
             return State(Table.constant(call.shape, 0.0), CLOSED, call.token())
         if np.isfinite(points).all() and call.node.get("rounding_mode") is None:
             return affine(state, float(points[1] - points[0]), float(points[0]), call.token())
-    return applied(state, function, call.token())
+    found = applied(state, function, call.token())
+    if not state.size or not call.output().floating:
+        return found
+
+    def slope(x: np.ndarray) -> np.ndarray:
+        shape = np.shape(x)
+        arrays = [np.full(shape, numbers.get(i, 0.0)) for i in range(len(numbers) + 1)]
+        arrays[place] = x
+        return _derivative(call, arrays, place)
+
+    return sized(state, found, slope)
 
 
 def _jointly(
@@ -261,7 +272,8 @@ def _sum(call: Call, states: Sequence[State]) -> State:
     keeps = x.nonnegative and y.nonnegative and a >= 0 and b >= 0
     slices = joined(x.slices, y.slices, a, b) if cross is not None else None
     state = State(table, how, call.token(), gaussian=alike, nonnegative=keeps, roots=call.roots,
-                  slices=slices)  # fmt: skip
+                  slices=slices, size=size_of_sum(x, y, a, b, table.second_moment),
+                  reach=min(x.reach, y.reach))  # fmt: skip
     if alike or x.roots & y.roots or not (_lawful(x) and _lawful(y)) or not table.variance > 0:
         return state
     latent, function = summed(x, y, a, b, table)
@@ -361,8 +373,12 @@ def _product(call: Call, states: Sequence[State]) -> State:
     same = (x.nonnegative and y.nonnegative) or (x.nonpositive and y.nonpositive)
     other = (x.nonnegative and y.nonpositive) or (x.nonpositive and y.nonnegative)
     slices = scaled(x.slices, y.table) or scaled(y.slices, x.table)
+    size, reach = max(
+        ((one.size, one.reach) for one, s in ((x, y), (y, x)) if not _varies(s, 1e-2)),
+        default=(0.0, 0.0),
+    )
     return State(table, how, call.token(), gaussian=gaussian, nonnegative=same, nonpositive=other,
-                 roots=roots, slices=slices)  # fmt: skip
+                 roots=roots, slices=slices, size=size, reach=reach)  # fmt: skip
 
 
 def _chosen(call: Call, states: Sequence[State]) -> State:
