@@ -214,9 +214,15 @@ def test_nothing_is_compiled_or_imported_before_it_is_needed() -> None:
     assert done.stdout == "[]\n"
 
 
-def test_without_numba_the_bytes_are_the_same() -> None:
+@pytest.mark.parametrize(
+    "broken",
+    ["modules['numba'] = None", "modules['coverage'] = type(sys)('a script of the same name')"],
+)
+def test_without_numba_the_bytes_are_the_same(broken: str) -> None:
+    """Numba is absent, or fails to import with an error that is no ImportError."""
     code = (
-        "import sys, hashlib, numpy as np; sys.modules['numba'] = None; from fanin import draw\n"
+        f"import sys; sys.{broken}\n"
+        "import hashlib, numpy as np; from fanin import draw\n"
         "out = draw.fill(np.empty(99_999, np.float32), draw.Normal(), seed=5, name='w')\n"
         "print(hashlib.sha256(out.tobytes()).hexdigest())"
     )
