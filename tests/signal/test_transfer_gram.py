@@ -51,10 +51,23 @@ class Patches(nn.Module):
         return self.layer(torch.cat(parts, -1)).flatten(1, 2)
 
 
+class Series(nn.Module):
+    """A signal over time, averaged twice over neighbours, as rows of channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv1d(3, 48, 3, bias=False), nn.Conv1d(48, 64, 3, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.relu(self.second(self.first(x))).permute(0, 2, 1)
+
+
 MODELS = {
     "two layers": (nn.Sequential(*(nn.Linear(n, 48, bias=False) for n in (24, 48))), (4, 40, 24)),
     "merged patches": (Patches(), (4, 3, 24, 24)),
     "known positions": (Placed(), (4, 40, 24)),
+    "an activation": (nn.Sequential(nn.Linear(24, 48, bias=False), nn.ReLU()), (4, 40, 24)),
+    "a signal over time": (Series(), (4, 3, 60)),
 }
 
 
@@ -67,6 +80,7 @@ def measured(model: nn.Module, shape: tuple[int, ...], draws: int) -> np.ndarray
             nn.init.normal_(p, 0.0, p[0].numel() ** -0.5)
         with torch.no_grad():
             x = model(torch.randn(shape)).double()
+        x = x - x.mean(1, keepdim=True)  # what all rows share is no deviation
         gram = x @ x.transpose(1, 2)
         apart = ~torch.eye(gram.shape[-1], dtype=torch.bool)
         found.append(float(gram[:, apart].var() / gram.diagonal(dim1=1, dim2=2).mean() ** 2))
