@@ -17,10 +17,11 @@ over all pairs of rows of what it has along each field; then
 A batch norm takes from a gradient its part along its own output, of each channel: what gates behind
 it have opened where that channel is large is gone.
 
-*Accuracy.* Var(d) is right within 2.5 % for each axis of taps (their weights are taken as normal
-over the places) and 1/D for the fewest channels D (products of deviations). Channels that differ in
-what all rows share, as by a gate or the mean of a ReLU over inputs that are alike, have
-D Var(d) = E[s^2] where E[s]^2 is taken, s the variance in one channel.
+*Accuracy.* Var(d) is right within 5 % for each axis of taps (their weights are taken as normal over
+the places) and 1/D for the fewest channels D (products of deviations). Channels that differ in what
+all rows share, as by a gate or the mean of a ReLU over inputs that are alike, have D Var(d) = E[s^2]
+where E[s]^2 is taken, s the variance in one channel. Gradients, measured: within 5 % behind one or
+two gates, 20 % in a stream relu(x + norm(w x)) of three blocks.
 """
 
 from __future__ import annotations
@@ -70,14 +71,14 @@ def shared(
             more -= known / prod(states[weight].shape[1:])
             extra[weight] = extra.get(weight, 0.0) + more
             gain = states[weight].second_moment * states[weight].shape[0] * _inside(graph, node)
-            sent[x] = _scaled(arrived, gain, _width(graph, node))
+            sent[x] = _averaged(graph, node, arrived, gain)
         elif _is_gate(node, seen):
             (x,) = seen
             passed, added = _gated(graph, node, states, gradients)
             gated[x], own[x] = gated.get(x, 0.0) + added, own.get(x, 0.0) + added
             sent[x] = _added(_scaled(arrived, passed), _scaled(fields[x], added))
         else:
-            if _normalises(node):
+            if _is_norm(node) and node.get("training", True):
                 arrived, along = _added(arrived, _scaled(fields.get(out, {}), -along)), 0.0
             for x, gain in _gains(node, states, seen).items():
                 sent[x] = _scaled(arrived, gain)
@@ -117,7 +118,7 @@ def _made(
         if _plain(node) and seen:
             weight = states[node.inputs[1]]
             gain = weight.second_moment * weight.shape[1] * _inside(graph, node)
-            found = _scaled(fields[seen[0]], gain, _width(graph, node))
+            found = _averaged(graph, node, fields[seen[0]], gain)
     else:
         gains = _gains(node, states, seen)
         if _is_gate(node, seen) and law(states[seen[0]])[2] == law(out)[2]:
@@ -133,7 +134,7 @@ def _made(
 
 def _gains(node: Node, states: Mapping[int, State], seen: Sequence[int]) -> dict[int, float]:
     """What a norm, a sum or a factor multiplies second moments by, forward and back."""
-    if _normalises(node) and seen:
+    if _is_norm(node) and seen:
         out, x = (_apart(states[i].table) for i in (node.outputs[0], seen[0]))
         return {seen[0]: out / max(x, 1e-300)}
     if node.name in ("add", "sub") and len(node.inputs) == 2:
@@ -209,9 +210,9 @@ def _between(g: Table) -> float:
 def _overlap(graph: Graph, node: Node, response: Field, field: Field) -> float:
     """The sum over pairs of rows of the products of a gradient's and an input's deviations."""
     taps = graph.values[node.inputs[1]].shape[2:]
-    width, share = _width(graph, node), _inside(graph, node) / prod(taps)
+    share = _inside(graph, node) / prod(taps)
     terms = (
-        e * c * share * float(1 + 2 * pi * (u + v + width)) ** (-len(taps) / 2)
+        e * c * share * float(1 + 2 * pi * (u + v + _width(graph, node, v))) ** (-len(taps) / 2)
         for (source, v), e in response.items()
         for (other, u), c in field.items()
         if source == other
@@ -222,9 +223,9 @@ def _overlap(graph: Graph, node: Node, response: Field, field: Field) -> float:
 # --- fields --------------------------------------------------------------------------------------
 
 
-def _normalises(node: Node) -> bool:
-    """Whether a node is a batch norm by the batch's own statistics."""
-    return node.name.endswith("batch_norm") and bool(node.get("training", True))
+def _is_norm(node: Node) -> bool:
+    """Whether a node is a batch norm."""
+    return node.name.endswith("batch_norm")
 
 
 def _is_gate(node: Node, seen: Sequence[int]) -> bool:
@@ -239,11 +240,14 @@ def _plain(node: Node) -> bool:
     return not node.get("transposed", False) and node.get("groups", 1) == 1 and set(steps) == {1}
 
 
-def _width(graph: Graph, node: Node) -> float:
-    """The variance of a tap's place along an axis."""
+def _width(graph: Graph, node: Node, v: float) -> float:
+    """The variance of a tap's place along an axis.
+
+    Taps apart see nothing in common of what no layer has averaged, however far apart they are.
+    """
     size = graph.values[node.inputs[1]].shape[2]
     dilation = node.get("dilation", 1)
-    step = float(dilation[0] if isinstance(dilation, tuple) else dilation)
+    step = float(dilation[0] if isinstance(dilation, tuple) else dilation) if v else 1.0
     return (size * size - 1) / 12 * step * step
 
 
@@ -259,9 +263,14 @@ def _inside(graph: Graph, node: Node) -> float:
     return found
 
 
-def _scaled(field: Field, factor: float, width: float = 0.0) -> Field:
-    """A field times a number, averaged over taps."""
-    return {(source, v + width): factor * c for (source, v), c in field.items()}
+def _scaled(field: Field, factor: float) -> Field:
+    """A field times a number."""
+    return {key: factor * c for key, c in field.items()}
+
+
+def _averaged(graph: Graph, node: Node, field: Field, factor: float) -> Field:
+    """A field times a number, averaged over the taps of a convolution."""
+    return {(s, v + _width(graph, node, v)): factor * c for (s, v), c in field.items()}
 
 
 def _added(first: Field, second: Field) -> Field:
