@@ -266,9 +266,22 @@ def _scores(results: Results, **wanted: Any) -> dict[tuple[str, str], Score | No
     return found
 
 
+def signal(_: Results) -> str:
+    """The newest table of `benchmarks/signal_at_start.py`, turned: a row for each activation."""
+    newest = max((Path(__file__).parent.parent / "results").glob("signal-*.md"))
+    lines = [x.strip("| ").split(" | ") for x in newest.read_text().splitlines() if x[:2] == "| "]
+    (_, *heads), *rows = zip(*lines, strict=True)
+    named = [[f"`{a}`" if a in ACTIVATIONS else a, *cells] for a, *cells in rows]
+    more = (
+        f"[The whole page](../benchmarks/results/{newest.name}), with what has no numbers and why."
+    )
+    return f"{markdown(['', *heads], named)}\n\n{more}"
+
+
 SECTIONS: dict[str, Callable[[Results], str]] = {
     "pictures": pictures,
     "targets": targets,
+    "signal": signal,
     "depths": depths(),
     "depths fashion": depths(data="fashion-mnist"),
     "depths adam": depths(optimiser="adam"),
