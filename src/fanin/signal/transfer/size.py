@@ -29,6 +29,10 @@ def sized(x: State, out: State, slope: Function) -> State:
     (1 + 4 pi x.reach)^(-n/2), n the number of axes, is that of one position alone. The size of
     f(x) is that of x times (E[f u f'] / E[f^2])^2.
 
+    *Accuracy.* Linear in the mean squares: relative, the variance of one position's mean square,
+    2 / (channels times taps) behind one convolution, for f that grow no faster than u^2, and 4 over
+    the number of positions along an axis for windows at its ends.
+
     Args:
         slope: f' as a function of x.
     """
