@@ -215,6 +215,15 @@ def test_gradients_share_deviations_with_inputs(name: str) -> None:
             assert found.gradient(kernel).agrees(share=0.05), (kernel, found.gradient(kernel))
 
 
+def test_rows_with_gradients_of_their_own_share_nothing() -> None:
+    """Without an average, no gradient of two rows has a mean: a row alone is no pair."""
+    found = simulate(
+        nn.Sequential(conv(2, WIDTH, 1), conv(WIDTH, WIDTH, 1), nn.ReLU()), (8, 2, 64), draws=80
+    )
+    for kernel in ("0.weight", "1.weight"):
+        assert found.gradient(kernel).agrees(), (kernel, found.gradient(kernel))
+
+
 def test_a_norm_takes_what_gates_behind_it_have_opened() -> None:
     layers = [m for _ in range(3) for m in (conv(48, 48), norm(48), nn.ReLU())]
     model = nn.Sequential(conv(16, 48), *layers, Mean())

@@ -192,7 +192,7 @@ def _gated(
 
     level, growth = _moment(slope, latent)
     alike = 1.0  # above 1 where gates further on are open if this one is
-    if graph.consumers(source) == (node,) and source not in graph.outputs:
+    if graph.consumers(source) == (node,):
         rows = _rows(gradients[out])
         before, after = (gradients[i].covariance(*rows) for i in (out, source))
         alike = after / (before * level) if before * level > 0 and after > 0 else 1.0
