@@ -11,7 +11,8 @@ import torch
 from tests.signal.simulation import Simulation, simulate
 from torch import Tensor, nn
 
-from fanin.signal.deviation import Field, forward
+from fanin.signal.deviation import Field, _moment, forward
+from fanin.signal.table import Table
 
 SPACE = 96
 BOUND = 0.05 + 1 / 16  # one axis of taps, no fewer than 16 channels
@@ -165,6 +166,38 @@ def test_taps_average_deviations_within_the_stated_share() -> None:
         v = sum((size**2 - 1) / 12 for size in sizes)
         field = {(("input", 0), v): 1.0}
         assert variance(field) == pytest.approx((weights**2).sum(), rel=0.05), sizes
+
+
+ELSEWHERE = {
+    "groups": nn.Conv1d(32, 32, 3, padding=1, groups=4, bias=False),
+    "stride": nn.Conv1d(32, 32, 3, stride=2, padding=1, bias=False),
+    "transposed": nn.ConvTranspose1d(32, 32, 3, padding=1, bias=False),
+}
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_other_grids_and_groups_of_channels_start_anew(name: str) -> None:
+    model = nn.Sequential(conv(16, 32), ELSEWHERE[name])
+    simulation = simulate(model, (2, 16, SPACE), draws=1)
+    (out,) = simulation.graph.outputs
+    (key,) = forward(simulation.graph, simulation.signal.states)[out]
+    assert key == (("made", simulation.graph.nodes[-1].index), 0.0)
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.4, 0.8])
+def test_slopes_of_rows_that_are_alike_already(rho: float) -> None:
+    """ReLU: E[f(u) f(v)] of arc-cosine, whose slope is E[f'(u) f'(v)] of arc-sine."""
+    shape = (4, 8, 16)
+    latent = Table.iid(shape)
+    pairs = latent.pairs.copy()
+    pairs[0, 0, 1] = rho
+    latent = Table(latent.dims, latent.mean, pairs)
+    open_ = 0.25 + np.arcsin(rho) / (2 * np.pi)
+    both = (np.sqrt(1 - rho**2) + rho * (np.pi - np.arccos(rho))) / (2 * np.pi)
+    assert _moment(lambda z: np.maximum(z, 0.0), latent) == pytest.approx((both, open_), rel=1e-3)
+    steps = _moment(lambda z: (z > 0) * 1.0, latent)
+    found = open_, 1 / (2 * np.pi * np.sqrt(1 - rho**2))
+    assert steps == pytest.approx(found, abs=1e-2 * 0.5)  # jumps: of E[f^2]
 
 
 def test_channels_with_variances_of_their_own_deviate_further() -> None:
