@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 # Known content (positions, masks, given inputs) is computed on, up to this many elements.
 _KNOWN = 1 << 22
+# What they make depends on the shape of what they read, not on its content.
+_FILLED = frozenset(["new_zeros", "new_ones", "new_full", "zeros_like", "ones_like", "full_like"])
 
 
 @dataclass(frozen=True)
@@ -180,7 +182,7 @@ def _known(data: Array, value: Value, how: str = CLOSED) -> State:
     if not real.size:
         return State(Table.iid(value.shape, 0.0, 0.0), how, value.index, data=real)
     finite = np.where(np.abs(real) < 1e30, real, 0.0) if real.dtype.kind == "f" else real
-    finite = np.abs(finite) if finite.dtype.kind == "c" else finite
+    finite = np.abs(finite) if finite.dtype.kind == "c" else finite.astype(float)
     table = profiled(finite) if value.depends else Table.measured(finite)
     signed = real.dtype.kind != "c"
     low, high = signed and bool(real.min() >= 0), signed and bool(real.max() <= 0)
@@ -269,9 +271,9 @@ def _computed(call: Call) -> list[State] | None:
     small = all(v.size <= _KNOWN for v in values)
     if call.node.random or call.node.kernel is None or not states or not small:
         return None
-    if any(s.data is None for s in states):
+    if any(s.data is None for s in states) and call.node.name not in _FILLED:
         return None
-    arrays = [np.asarray(s.data) for s in states]
+    arrays = [np.zeros(s.shape) if s.data is None else np.asarray(s.data) for s in states]
     with np.errstate(all="ignore"):
         results = call.node.kernel(*arrays)
     return [

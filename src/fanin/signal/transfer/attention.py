@@ -20,7 +20,7 @@ from fanin.signal.transfer.call import (
     forward,
     reduced_to,
 )
-from fanin.signal.transfer.causal import averaged, matmul, transposed
+from fanin.signal.transfer.causal import averaged, matmul, returned, transposed
 from fanin.signal.transfer.gram import deviations, spread
 from fanin.signal.transfer.linear import outer
 from fanin.signal.transfer.pointwise import HIDDEN
@@ -372,7 +372,8 @@ def _attention_back(call: Call, grads: Sequence[Table | None]) -> Gradients:
     yield call.index("query"), reduced_to(to_query, q.shape)
     yield call.index("key"), _ungrouped(matmul(transposed(to_logits), q.table), call["key"].shape)
     used = product(weights.table, kept)
-    yield call.index("value"), _ungrouped(matmul(transposed(used), g), call["value"].shape)
+    gathered = returned(used, g) if weights.causal else matmul(transposed(used), g)
+    yield call.index("value"), _ungrouped(gathered, call["value"].shape)
     bias = "attn_mask" if "attn_mask" in call.node.args else "attn_bias"
     if isinstance(call[bias], State) and call.graph.values[call.index(bias)].depends:
         yield call.index(bias), reduced_to(to_logits * (1 / scale), call[bias].shape)

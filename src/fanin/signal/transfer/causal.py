@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 
 from fanin.signal.table import Table, align, product
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Array = NDArray[Any]
 
 
 def matmul(x: Table, y: Table) -> Table:
@@ -35,6 +42,37 @@ def averaged(weights: Table, values: Table) -> Table:
     equal, other = (product(_columns(rows, i), _columns(by_row, i)) for i in (0, 1))
     equal, other = align(equal, other)  # summed before they meet, as resolved rows are large
     return Table(equal.dims, n * equal.mean, n * equal.pairs + n * (n - 1) * other.pairs)
+
+
+def returned(weights: Table, gradient: Table) -> Table:
+    """The transposed weights @ gradient: column j gathers from the rows that see it.
+
+    *Definition.* Columns j and j' gather from i >= j and i' >= j'. What rows i and i' have in
+    common in equal columns lies in min(i, i') of them, the rest in the other pairs of columns.
+    """
+    n = gradient.shape[-2]
+    if n < 3 or weights.shape[-2:] != (n, n):
+        return matmul(transposed(weights), gradient)
+    rows = _meeting(weights.own(-1).own(-2), n).unsqueeze(len(weights.dims))
+    gradient = gradient.coarse((-2,))
+    equal, other = (product(_columns(rows, i), gradient) for i in (0, 1))
+    (a,), k = equal.axes((-2,)), len(equal.factors)
+    count = np.arange(1, n + 1.0)
+    both = np.minimum.outer(count, count)
+    apart = np.multiply.outer(count, count) - both
+    pairs = _gathered(other, n * (n - 1) / np.maximum(apart, 1) * (apart > 0))
+    own = np.eye(n, dtype=bool)
+    pairs = np.where(own, _gathered(equal, n / both), pairs)
+    mean = equal.mean * (n / count).reshape([-1 if b == a else 1 for b in range(k)])
+    mean = np.flip(np.cumsum(np.flip(mean, a), a), a)
+    return Table(equal.dims, mean, np.moveaxis(pairs, (-2, -1), (a, k + a)))
+
+
+def _gathered(x: Table, scale: Array) -> Array:
+    """Pairs of rows [..., i', i] times a scale, summed over all rows from (i', i) on."""
+    (a,), k = x.axes((-2,)), len(x.factors)
+    pairs = np.moveaxis(x.pairs, (a, k + a), (-2, -1)) * scale
+    return np.flip(np.flip(pairs, (-2, -1)).cumsum(-1).cumsum(-2), (-2, -1))
 
 
 def _columns(x: Table, differ: int) -> Table:

@@ -10,7 +10,7 @@ import numpy as np
 from fanin.signal.state import CLOSED, Mixed, State, law
 from fanin.signal.table import Table, add, product
 from fanin.signal.transfer.call import Call, Gradients, Term, backward, forward, reduced_to
-from fanin.signal.transfer.causal import averaged, matmul, transposed
+from fanin.signal.transfer.causal import averaged, matmul, returned, transposed
 
 # From this many independent terms on a sum counts as Gaussian.
 _MANY = 8
@@ -134,7 +134,8 @@ def _mm_back(call: Call, grads: Sequence[Table | None]) -> Gradients:
     g = g.reshape((*call.shape[:lead], a.shape[-2], b.shape[-1]))
     first, second = call.node.inputs
     yield first, reduced_to(matmul(g, transposed(b)), a.shape).reshape(x.shape)
-    yield second, reduced_to(matmul(transposed(a), g), b.shape).reshape(y.shape)
+    gathered = returned(a, g) if x.causal else matmul(transposed(a), g)
+    yield second, reduced_to(gathered, b.shape).reshape(y.shape)
 
 
 @forward("addmm", "baddbmm", "addbmm")
