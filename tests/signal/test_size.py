@@ -167,6 +167,13 @@ def test_positions_two_layers_deep_are_alike_by_their_size() -> None:
     assert abs(said - y.mean()) <= max(error, (ALONE + ends(space)) * y.mean())
 
 
+def test_a_position_has_seen_as_far_as_taps_reach() -> None:
+    taps = float(np.var([-1, 0, 1]))
+    layers = nn.Sequential(conv(CHANNELS), nn.Tanh(), conv(64), nn.ReLU())
+    assert predicted(layers, 32).reach == pytest.approx(2 * taps)
+    assert predicted(nn.Sequential(conv(CHANNELS), Skip(2.0)), 32).reach == pytest.approx(taps)
+
+
 class _Shift(nn.Module):
     """What an activation's mean leaves in the average over positions, after the batch's is gone."""
 
