@@ -10,7 +10,7 @@ from tests.signal.simulation import simulate
 from torch import Tensor, nn
 
 import fanin
-from fanin.signal.draws import draws, run
+from fanin.signal.draws import Draws, draws, run
 from fanin.signal.joint import measured, sample
 from fanin.signal.propagate import propagate
 from fanin.signal.state import Given
@@ -93,6 +93,28 @@ def test_a_value_is_drawn_once() -> None:
     other = _call()
     assert draws(other.graph) is not kept
     assert draws(other.graph).values(other, index, 16) == pytest.approx(first)
+
+
+def test_what_was_asked_for_longest_ago_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fanin.signal.draws._KEPT", 10)
+    kept = Draws()
+    for key, size in (("a", 6), ("b", 4), ("a", 5), ("c", 4)):
+        kept._keep(key, None, np.zeros(size))
+    assert list(kept._kept) == ["a", "c"]
+    assert kept._size == 9
+
+
+def test_a_mask_is_drawn_as_a_mask() -> None:
+    class Where(nn.Module):
+        def forward(self, mask: Tensor, x: Tensor) -> Tensor:
+            return torch.where(mask, x, 2 * x)
+
+    graph = trace(Where(), (fanin.spec((4, 50), "bool"), fanin.spec((4, 50))))
+    signal = propagate(graph, {})
+    call = Call(graph.nodes[-1], graph, signal.states)
+    drawn = np.asarray(draws(graph).values(call, graph.inputs[0], 16))
+    assert drawn.dtype == bool
+    assert 0.2 < drawn.mean() < 0.8
 
 
 def test_draws_are_joint() -> None:

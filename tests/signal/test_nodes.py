@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -53,6 +55,32 @@ def test_many_laws_are_as_good_as_few(low: float) -> None:
             one, alone, _ = coefficients(function, mean[i, j : j + 1], std[i, j : j + 1] ** 2)
             assert power[i, j] == pytest.approx(alone.item(), rel=1e-6, abs=1e-12)
             assert found[:4, i, j] == pytest.approx(one[:4, 0], abs=1e-6 * alone.item() ** 0.5)
+
+
+def test_hermite_coefficients_of_an_exponential() -> None:
+    """E[exp(s z) h_k(z)] = exp(s^2 / 2) s^k / sqrt(k!), for each of forty orders."""
+    order, std = np.arange(40), 1.0
+    found, power, _ = coefficients(np.exp, np.zeros(1), np.full(1, std**2))
+    factorial = np.array([math.factorial(int(k)) for k in order], dtype=float)
+    exact = math.exp(std**2 / 2) * std**order / np.sqrt(factorial)
+    assert power.item() == pytest.approx(math.exp(2 * std**2), rel=1e-9)
+    assert found[:, 0] == pytest.approx(exact, abs=1e-6 * math.exp(std**2))  # squares count
+
+
+def test_profiles_of_many_means_are_rounded_to_a_hundredth() -> None:
+    mean, variance = np.linspace(-2.0, 2.0, 300), np.full(300, 0.25)
+    found, power, _ = coefficients(np.tanh, mean, variance)
+    first, second = moments(np.tanh, mean, variance**0.5)
+    assert (np.abs(found[0] - first) <= 1e-2 * 4).all()  # of the range of the means
+    assert (np.abs(power - second) <= 1e-2 * 4).all()
+
+
+def test_where_a_function_is_not_defined_it_is_left_out() -> None:
+    """sqrt(z) on z > 0: E[f^2 | z > 0] = sqrt(2 / pi)."""
+    with np.errstate(invalid="ignore"):
+        _, power, total = coefficients(np.sqrt, np.zeros(1), np.ones(1))
+    assert not total
+    assert power.item() == pytest.approx((2 / np.pi) ** 0.5, rel=1e-2)
 
 
 def test_few_laws_are_integrated_for_many() -> None:
