@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.trainability import climb, run, table
-from benchmarks.trainability.cells import SETS, Cell
+from benchmarks.trainability.cells import CLIMBING, SETS, Cell
 from benchmarks.trainability.measure import FASHION
 from rich.console import Console
 
@@ -59,8 +59,9 @@ def _run(options: argparse.Namespace, everything: run.Finished) -> int:
     todo = _todo(options.set, cells, finished, old)
     for kind, count in Counter(f"{c.family}, {c.data}, {c.optimiser}" for c in todo).items():
         print(f"{count:5d} cells: {kind}")
-    bound = "at most " if options.set == "climb" else ""
-    cost = run.duration(sum(map(run.cost, todo)))
+    climbs = options.set in CLIMBING
+    bound = "at most " if climbs else ""
+    cost = run.duration(run.total(todo, finished.all()))
     print(
         f"{bound}{len(todo)} of {len(set(cells))} cells to train, {bound}about {cost} on one core"
     )
@@ -68,10 +69,10 @@ def _run(options: argparse.Namespace, everything: run.Finished) -> int:
         return 0
     end = math.inf if options.minutes is None else time.monotonic() + 60 * options.minutes
     try:
-        for stage in climb.stages(cells) if options.set == "climb" else [cells]:
+        for stage in climb.stages(cells) if climbs else [cells]:
             run.run(
                 _todo(options.set, stage, finished, old),
-                finished.folder,
+                finished,
                 workers=options.workers,
                 backend=options.backend,
                 address=options.address,
@@ -109,7 +110,7 @@ def _todo(
 ) -> list[Cell]:
     """The cells that are to be trained, by what is finished now."""
     done = {c: result for c, result in finished.all().items() if old.get(c) != result}
-    if name == "climb":
+    if name in CLIMBING:
         cells = climb.due(cells, done)
     return [c for c in dict.fromkeys(cells) if c not in done]
 

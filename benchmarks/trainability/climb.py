@@ -11,18 +11,33 @@ from benchmarks.trainability.table import Results, score
 
 
 def stages(cells: Iterable[Cell]) -> Iterator[list[Cell]]:
-    """Runs of consecutive cells of one depth, data and optimiser."""
-    for _, stage in itertools.groupby(cells, lambda c: (c.data, c.optimiser, c.depth)):
+    """Runs of consecutive cells that do not rule each other out."""
+
+    def kind(cell: Cell) -> tuple[object, ...]:
+        return cell.family, cell.data, cell.optimiser, cell.seeds, cell.depth
+
+    for _, stage in itertools.groupby(cells, kind):
         yield list(stage)
 
 
 def due(cells: Iterable[Cell], results: Results) -> list[Cell]:
-    """The cells that no shallower one has ruled out.
+    """The cells that neither a shallower one nor the first seed has ruled out.
 
     Assumes that depth never helps: a start that did not bring an activation to the bar at one
-    depth is taken not to bring it there at a greater one.
+    depth is taken not to bring it there at a greater one. Where the first seed stayed below the
+    bar, not all seeds reach it, whatever the others do.
     """
-    return [c for c in cells if stopped(c, results) is None]
+    return [c for c in cells if _led(c, results) and stopped(c, results) is None]
+
+
+def _led(cell: Cell, results: Results) -> bool:
+    """Whether the first seed reached the bar, or may do so."""
+    if len(cell.seeds) == 1:
+        return True
+    if (known := results.get(cell.first)) is None:
+        return stopped(cell.first, results) is None
+    scored = score(cell.first, known)
+    return scored is not None and scored.trained
 
 
 def stopped(cell: Cell, results: Results) -> int | None:

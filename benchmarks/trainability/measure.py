@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 from benchmarks.activations import ACTIVATIONS
-from benchmarks.trainability import language
+from benchmarks.trainability import language, starts
 from benchmarks.trainability.cells import Cell
 from benchmarks.trainability.convolutional import Conv, Residual, Stacked
 from benchmarks.trainability.networks import Plain, stacked
-from benchmarks.trainability.starts import UnsupportedError, start, transformed
+from benchmarks.trainability.starts import UnsupportedError, transformed
 from torch import nn
 
 from fanin.reproduce import images
@@ -26,8 +26,12 @@ FASHION = Path("/usr/share/datasets/fashion-mnist")
 """Where Debian's dataset-fashion-mnist puts its files."""
 
 
-def measure(cell: Cell) -> dict[str, Any]:
+def measure(cell: Cell, known: dict[str, Any] | None = None) -> dict[str, Any]:
     """The result of a cell: JSON values.
+
+    Args:
+        cell: what to train.
+        known: the result of the same networks of images with the first seed alone, to go on from.
 
     Returns:
         `rate`, `tried`, `final`, `curves` as `best_rate` or `language.measure` give them, with
@@ -35,11 +39,13 @@ def measure(cell: Cell) -> dict[str, Any]:
     """
     with one_thread():
         try:
-            first = model(cell, cell.seeds[0])
+            start = _digest(model(cell, cell.seeds[0]))
         except UnsupportedError as reason:
             return {"unsupported": str(reason)}
-        trained = language.measure(cell) if cell.data == "alice" else _images(cell)
-        return {**trained, "start": _digest(first)}
+        if known is not None and known["start"] != start:
+            known = None  # of other weights than the first seed has now
+        trained = language.measure(cell) if cell.data == "alice" else _images(cell, known)
+        return {**trained, "start": start}
 
 
 def fingerprint(cell: Cell) -> str | None:
@@ -66,7 +72,7 @@ def model(cell: Cell, seed: int) -> nn.Module:
     """
     if cell.data == "alice":
         return language.model(cell, seed)
-    how, f = start(cell.start), ACTIVATIONS[cell.activation]
+    how, f = starts.start(cell.start), ACTIVATIONS[cell.activation]
     data = flat(cell.data, cell.images).train
     if how.transform:
         f = transformed(cell.activation, how.transform, cell.depth)
@@ -82,7 +88,7 @@ def model(cell: Cell, seed: int) -> nn.Module:
     return made
 
 
-def _images(cell: Cell) -> dict[str, Any]:
+def _images(cell: Cell, known: dict[str, Any] | None) -> dict[str, Any]:
     """Train the networks of a cell on images."""
     recipe = Recipe(cell.epochs, cell.batch, clip=cell.clip, optimiser=cell.optimiser)
     made = functools.cache(functools.partial(model, cell))
@@ -92,7 +98,7 @@ def _images(cell: Cell) -> dict[str, Any]:
         return stacked(models) if cell.family == "plain" else Stacked(models)
 
     data = flat(cell.data, cell.images)
-    return best_rate(build, cell.rates, cell.seeds, data, recipe, lambda share: None)
+    return best_rate(build, cell.rates, cell.seeds, data, recipe, lambda share: None, known)
 
 
 def _digest(made: nn.Module) -> str:

@@ -8,8 +8,8 @@ from typing import Any
 
 from benchmarks.activations import ACTIVATIONS
 from benchmarks.trainability import climb, figures
-from benchmarks.trainability.cells import DEPTHS, SETS
-from benchmarks.trainability.run import cost, duration
+from benchmarks.trainability.cells import CLIMBING, DEPTHS, SETS
+from benchmarks.trainability.run import duration, total
 from benchmarks.trainability.starts import STARTS
 from benchmarks.trainability.table import Results, Score, lead, pick, reach, score
 
@@ -235,9 +235,9 @@ def coverage(results: Results) -> str:
     for name, made in SETS.items():
         cells = set(made())
         left = cells - results.keys()
-        due = set(climb.due(left, results)) if name == "climb" else left
-        time = duration(sum(map(cost, due))) if due else "–"
-        bound = "at most " if due and name == "climb" else ""
+        due = set(climb.due(left, results)) if name in CLIMBING else left
+        time = duration(total(due, results)) if due else "–"
+        bound = "at most " if due and name in CLIMBING else ""
         counts = (len(cells), len(cells) - len(left), len(left) - len(due))
         rows.append([name, *map(str, counts), f"{bound}{time}"])
     heads = ["set", "cells", "run", "ruled out", "one core would need for the rest"]

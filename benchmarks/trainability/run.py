@@ -7,7 +7,7 @@ import itertools
 import json
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Container, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -58,17 +58,29 @@ class Finished:
         return [c for c, r in results.items() if r.get("start") != fingerprint(c)]
 
 
-def cost(cell: Cell) -> float:
+def total(cells: Collection[Cell], known: Container[Cell] = ()) -> float:
+    """Seconds of one core that cells take, where some are known."""
+    first = set(cells)
+    return sum(cost(c, len(c.seeds) > 1 and (c.first in known or c.first in first)) for c in first)
+
+
+def cost(cell: Cell, goes_on: bool = False) -> float:
     """Seconds of one core that a cell takes, by a count of its multiplications.
 
     Fitted to the committed cells, from one of two busy cores of a virtual EPYC; elsewhere a
     guess, enough for a plan. A cell that ends early takes less.
+
+    Args:
+        cell: what is trained.
+        goes_on: whether its first seed is trained already.
     """
     how = STARTS.get(cell.start)
     found = 12.0 if how and how.transform else 0.3  # for the constants of a changed activation
     if how and how.transform and cell.activation not in KNOWN:
         return 0.0
-    networks, passes = len(cell.rates) + len(cell.seeds) - 1, 1 + (len(cell.seeds) > 1)
+    networks, passes = len(cell.seeds) - 1, int(len(cell.seeds) > 1)
+    if not goes_on:
+        networks, passes = networks + len(cell.rates), passes + 1
     if cell.family.startswith("gpt"):
         return networks * cell.epochs * 0.001 * cell.batch * cell.depth
     steps = cell.epochs * (cell.images * 9 // 10) // cell.batch
@@ -80,7 +92,7 @@ def cost(cell: Cell) -> float:
 
 def run(
     cells: Sequence[Cell],
-    folder: Path,
+    finished: Finished,
     *,
     workers: int,
     backend: Backend = "loky",
@@ -91,21 +103,22 @@ def run(
     """Train cells in the order given.
 
     A cell is written when it is done, by one replacement of a file: an interruption loses the
-    cells in flight and nothing else.
+    cells in flight and nothing else. A cell of several seeds goes on from the same cell of the
+    first seed, where that is finished.
 
     Args:
         cells: by importance.
-        folder: where each result goes.
+        finished: what is known; each result goes into its folder.
         workers: processes side by side, each with one thread; -1 for one a core.
         backend: `loky` for processes here, `dask` for a cluster.
         address: of the cluster's scheduler, or None for a cluster on this machine.
         end: time of `time.monotonic` after which no further cell is started.
         console: where progress is shown.
     """
-    store = Store(folder)
-    with _backend(backend, address, workers), _bar(cells, console) as advance:
+    store, known = Store(finished.folder), finished.all()
+    with _backend(backend, address, workers), _bar(cells, known, console) as advance:
         jobs = (
-            joblib.delayed(_one)(cell)
+            joblib.delayed(_one)(cell, known.get(cell.first))
             for cell in itertools.takewhile(lambda _: time.monotonic() < end, cells)
         )
         parallel = joblib.Parallel(
@@ -119,10 +132,10 @@ def run(
             advance(Cell.of(facts))
 
 
-def _one(cell: Cell) -> tuple[dict[str, Any], dict[str, Any]]:
+def _one(cell: Cell, first: dict[str, Any] | None) -> tuple[dict[str, Any], dict[str, Any]]:
     """One cell, in a worker: its facts and its result."""
     began = time.process_time()
-    result = measure(cell)
+    result = measure(cell, first if len(cell.seeds) > 1 else None)
     return cell.facts, {**result, "seconds": round(time.process_time() - began, 1)}
 
 
@@ -146,10 +159,10 @@ def _backend(name: Backend, address: str | None, workers: int) -> Iterator[None]
 
 
 @contextlib.contextmanager
-def _bar(todo: Sequence[Cell], console: Console | None) -> Iterator[Any]:
+def _bar(todo: Sequence[Cell], known: Container[Cell], console: Console | None) -> Iterator[Any]:
     """A bar over the work, with the time that is left by the work done so far."""
     console = console or Console(stderr=True)
-    total, spent, began = sum(map(cost, todo)), 0.0, time.monotonic()
+    whole, spent, began = total(todo, known), 0.0, time.monotonic()
     columns = (
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
@@ -162,8 +175,8 @@ def _bar(todo: Sequence[Cell], console: Console | None) -> Iterator[Any]:
 
         def advance(cell: Cell) -> None:
             nonlocal spent
-            spent += cost(cell)
-            left = (time.monotonic() - began) * (total / spent - 1)
+            spent += total([cell], known)
+            left = (time.monotonic() - began) * (whole / spent - 1)
             progress.update(bar, advance=1, left=f"{duration(left)} left")
             if not console.is_terminal:
                 console.print(f"{cell}; {duration(left)} left", highlight=False)

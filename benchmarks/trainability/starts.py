@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -15,11 +14,9 @@ from benchmarks.trainability.networks import Elementwise, Norm
 from torch import Tensor, nn
 
 import fanin
-from fanin import draw
 from fanin.reproduce.networks import Position
 from fanin.reproduce.networks import draw as draw_layers
 from fanin.torch import init
-from fanin.torch.apply import apply_
 
 Write = Callable[[nn.Module, Tensor, str, int], object]
 """Writes a model, given inputs, the name of its activation and a seed."""
@@ -124,19 +121,6 @@ def _fanin(model: nn.Module, inputs: Tensor, activation: str, seed: int) -> None
     fanin.init_(model, inputs, seed=seed)
 
 
-def _fanin_orthogonal(model: nn.Module, inputs: Tensor, activation: str, seed: int) -> None:
-    """The plan of `init_`, its square weights drawn as orthogonal matrices of the same size."""
-    plan = fanin.plan(model, inputs)
-    rows = []
-    for row in plan.rows:
-        values = row.values
-        if isinstance(values, draw.Normal) and len(row.shape) == 2:
-            gain = values.std * math.sqrt(row.shape[1])
-            row = dataclasses.replace(row, values=draw.Orthogonal(gain))
-        rows.append(row)
-    apply_(model, dataclasses.replace(plan, rows=tuple(rows)), seed)
-
-
 def _lsuv(model: nn.Module, inputs: Tensor, activation: str, seed: int) -> None:
     import lsuv
 
@@ -235,7 +219,6 @@ STARTS: dict[str, Start] = {
     "second moment, orthogonal": Start(
         "orthogonal, gain of second moment", _by_layer(_second_moment_orthogonal)
     ),
-    "fanin, orthogonal": Start("fanin's plan, orthogonal matrices", _fanin_orthogonal),
     "lsuv": Start("lsuv 0.3.0 on 256 training images", _lsuv),
     "anyinit": Start("AnyInit 0.4.0, analytic", _anyinit),
     "anyinit, centred": Start(

@@ -30,11 +30,11 @@ def write(folder: Path, results: Results, note: str) -> int:
     about = {
         "machine": machine(),
         "versions": versions(*_PACKAGES),
-        "command": "python -m benchmarks.trainability run --set climb, then --set full",
+        "command": "python -m benchmarks.trainability run --set full",
         "note": note,
     }
     lines = [
-        json.dumps({"facts": cell.facts, "result": {k: v for k, v in found.items() if k != "loss"}})
+        json.dumps({"facts": cell.facts, "result": found})
         for cell, found in sorted(results.items(), key=lambda item: str(item[0].facts))
     ]
     head = json.dumps(about, indent=1)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from benchmarks.activations import ACTIVATIONS
 from benchmarks.trainability import __main__ as command
-from benchmarks.trainability import language, measure, report, run, table
+from benchmarks.trainability import climb, language, measure, report, run, table
 from benchmarks.trainability.cells import PLAIN, SETS, Cell, quick
 from benchmarks.trainability.convolutional import Conv, Stacked
 from benchmarks.trainability.networks import Plain, stacked
@@ -42,12 +42,46 @@ def test_every_set_names_starts_and_activations_that_exist(name: str) -> None:
 def test_the_full_set_is_the_whole_product() -> None:
     cells = set(SETS["full"]())
     for data, optimiser in itertools.product(("mnist", "fashion-mnist"), ("sgd", "adam")):
-        found = {
-            (c.activation, c.depth, c.start)
-            for c in cells
-            if (c.family, c.data, c.optimiser) == ("plain", data, optimiser) and len(c.seeds) == 3
-        }
-        assert found >= set(itertools.product(ACTIVATIONS, (10, 20, 50, 100, 200), PLAIN))
+        for seeds in ((0,), (0, 1, 2)):
+            found = {
+                (c.activation, c.depth, c.start)
+                for c in cells
+                if ("plain", data, optimiser, seeds) == (c.family, c.data, c.optimiser, c.seeds)
+            }
+            assert found >= set(itertools.product(ACTIVATIONS, (10, 20, 50, 100, 200), PLAIN))
+
+
+def test_the_climb_leaves_out_what_failed_below_and_where_the_first_seed_failed() -> None:
+    def cell(start: str, depth: int, *seeds: int) -> Cell:
+        return Cell("plain", "relu", depth, start, seeds=seeds)
+
+    well, ill = ({"rate": 0.1, "final": [x], "curves": [[x]]} for x in (0.9, 0.7))
+    known = {
+        cell("he", 10, 0): well,
+        cell("he", 20, 0): ill,
+        cell("xavier", 10, 0): well,
+        cell("xavier", 20, 0): well,
+        cell("dks", 10, 0): {"unsupported": "no root"},
+    }
+    asked = [cell(s, d, *seeds) for s in ("he", "xavier", "dks") for d in (10, 20, 50)
+             for seeds in ((0,), (0, 1))]  # fmt: skip
+    assert [c for c in climb.due(asked, known) if c not in known] == [
+        cell("he", 10, 0, 1),
+        cell("xavier", 10, 0, 1),
+        cell("xavier", 20, 0, 1),
+        cell("xavier", 50, 0),
+        cell("xavier", 50, 0, 1),  # unless the first seed fails
+        cell("dks", 20, 0),
+        cell("dks", 20, 0, 1),
+        cell("dks", 50, 0),
+        cell("dks", 50, 0, 1),
+    ]
+    assert climb.due([cell("xavier", 50, 0, 1)], {**known, cell("xavier", 50, 0): ill}) == []
+
+
+def test_stages_of_the_climb_do_not_rule_each_other_out() -> None:
+    for stage in climb.stages(SETS["full"]()):
+        assert len({(c.depth, c.seeds) for c in stage}) == 1
 
 
 def test_the_quick_set_takes_less_than_15_minutes_on_two_cores_by_count() -> None:
@@ -111,17 +145,6 @@ def test_classical_starts_have_their_variances() -> None:
         assert 200 * weight.var().item() == pytest.approx(expected, rel=0.03), name
 
 
-def test_orthogonal_shaping_keeps_the_size_of_the_weights() -> None:
-    cell = replace(SMALL, start="fanin, orthogonal", activation="softplus", depth=10, width=64)
-    orthogonal, normal = (
-        [layer.get_parameter("weight") for layer in layers_of(measure.model(c, 0))]
-        for c in (cell, replace(cell, start="fanin"))
-    )
-    gram = orthogonal[2] @ orthogonal[2].T
-    torch.testing.assert_close(gram, gram[0, 0] * torch.eye(64), atol=1e-5, rtol=0)
-    assert orthogonal[2].var().item() == pytest.approx(normal[2].var().item(), rel=0.1)
-
-
 def test_what_a_peer_does_not_know_is_said() -> None:
     pytest.importorskip("dks", reason="peers are in the extra `benchmarks`")
     with pytest.raises(UnsupportedError, match=r"^dks 0\.1\.2 does not take it in torch$"):
@@ -146,11 +169,11 @@ def test_a_run_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: Any) -> Non
     trained: list[str] = []
     pressed = iter([True])
 
-    def once(cell: Cell) -> Any:
+    def once(cell: Cell, first: Any) -> Any:
         if cell.start == "xavier" and next(pressed, False):
             raise KeyboardInterrupt
         trained.append(cell.start)
-        return whole(cell)
+        return whole(cell, first)
 
     monkeypatch.setattr(run, "_one", once)
     monkeypatch.setitem(SETS, "quick", lambda: iter(cells("he", "centred", "xavier")))
@@ -163,6 +186,24 @@ def test_a_run_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: Any) -> Non
     assert trained == ["he", "centred", "xavier"]
     assert command.main(asked) == 0
     assert len(trained) == 3
+
+
+def test_a_cell_goes_on_from_its_first_seed_if_that_still_starts_alike(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
+    (cell,) = cells("he")
+    finished = run.Finished(tmp_path)
+    run.run([cell.first], finished, workers=1)
+    known = finished.all()[cell.first]
+    whole = measure.measure(cell)
+    asked: list[Any] = []
+    best_rate = measure.best_rate
+    monkeypatch.setattr(
+        measure, "best_rate", lambda *given: (asked.append(given[-1]), best_rate(*given))[1]
+    )
+    assert measure.measure(cell, known) == whole
+    assert measure.measure(cell, {**known, "start": "other", "final": [0.0]}) == whole
+    assert asked == [known, None]
 
 
 def test_data_that_is_not_here_is_said(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
@@ -179,8 +220,8 @@ def test_data_that_is_not_here_is_said(tmp_path: Path, monkeypatch: Any, capsys:
 
 
 def test_a_torn_cell_is_run_again_and_a_table_counts(tmp_path: Path) -> None:
-    run.run(cells("he"), tmp_path / "cells", workers=1)
     finished = run.Finished(tmp_path / "cells")
+    run.run(cells("he"), finished, workers=1)
     results = finished.all()
     assert list(results) == cells("he")
     table.write(tmp_path / "table", results, "")
@@ -193,8 +234,8 @@ def test_a_torn_cell_is_run_again_and_a_table_counts(tmp_path: Path) -> None:
 
 
 def test_a_changed_start_is_stale(tmp_path: Path) -> None:
-    run.run(cells("he"), tmp_path, workers=1)
     finished = run.Finished(tmp_path)
+    run.run(cells("he"), finished, workers=1)
     results = finished.all()
     assert finished.stale(results) == []
     results[cells("he")[0]]["start"] = "0" * 16
@@ -220,7 +261,7 @@ def test_a_fresh_run_trains_what_is_committed_and_says_both(
     monkeypatch.setattr(report, "draw", lambda folder, results: [folder / "picture.svg"])
     table.write(tmp_path / "trainability-1", {here: there}, "")
     monkeypatch.setattr(command, "RESULTS", tmp_path)
-    monkeypatch.setattr(run, "_one", lambda c: (c.facts, {**there, "final": [0.5, 0.5]}))
+    monkeypatch.setattr(run, "_one", lambda c, _: (c.facts, {**there, "final": [0.5, 0.5]}))
     monkeypatch.setitem(SETS, "quick", lambda: iter([here]))
     asked = ["--cells", str(tmp_path / "cells"), "run", "--workers", "1"]
     assert command.main(asked) == 0
@@ -234,7 +275,7 @@ def test_a_fresh_run_trains_what_is_committed_and_says_both(
 
 
 def test_no_cell_is_started_after_the_time_is_up(tmp_path: Path) -> None:
-    run.run(cells("he"), tmp_path, workers=1, end=0.0)
+    run.run(cells("he"), run.Finished(tmp_path), workers=1, end=0.0)
     assert not list(tmp_path.glob("*.json"))
 
 
@@ -245,12 +286,12 @@ def test_a_dask_cluster_gives_what_processes_here_give(tmp_path: Path) -> None:
     ) as cluster:
         run.run(
             cells("he", "centred"),
-            tmp_path / "dask",
+            run.Finished(tmp_path / "dask"),
             workers=1,
             backend="dask",
             address=cluster.scheduler_address,
         )
-    run.run(cells("he", "centred"), tmp_path / "here", workers=1)
+    run.run(cells("he", "centred"), run.Finished(tmp_path / "here"), workers=1)
     far, near = (run.Finished(tmp_path / name).all() for name in ("dask", "here"))
     assert set(far) == set(near) == set(cells("he", "centred"))
     assert [far[c]["final"] for c in near] == [near[c]["final"] for c in near]

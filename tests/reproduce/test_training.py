@@ -127,7 +127,6 @@ def test_a_run_without_a_number_left_ends_and_says_what_it_would_have_said(
     monkeypatch.setattr(training, "_lost", lambda stack: False)
     whole = best_rate(build, [1e38], [0, 1], data, recipe, silent)
     assert found == whole
-    assert whole["loss"] == [[None] * 6] * 2
 
 
 def test_a_run_goes_on_while_one_network_has_numbers() -> None:
@@ -152,8 +151,28 @@ def test_the_rate_is_chosen_by_the_first_seed_on_held_out_images() -> None:
     assert found["rate"] == 0.1
     assert [rate for rate, _ in found["tried"]] == [0.1, 1e-6]
     assert found["tried"][0][1] > found["tried"][1][1]
-    assert len(found["final"]) == len(found["curves"]) == len(found["loss"]) == 3
+    assert len(found["final"]) == len(found["curves"]) == 3
     assert shares == sorted(shares)
+    assert shares[-1] == 1.0
+
+
+@pytest.mark.parametrize("rates", [[1e-6, 0.1], [1e38]])
+def test_more_seeds_go_on_from_the_first_as_if_all_had_been_trained_at_once(
+    rates: list[float],
+) -> None:
+    data, recipe = Flat.of(blobs()), Recipe(epochs=3, batch=30, clip=1.0)
+    first = best_rate(build, rates, [4], data, recipe, silent)
+    shares: list[float] = []
+    asked: list[list[int]] = []
+
+    def recorded(seeds: list[int]) -> Stack:
+        asked.append(list(seeds))
+        return build(list(seeds))
+
+    found = best_rate(recorded, rates, [4, 5, 6], data, recipe, shares.append, first)
+    assert asked == [[5, 6]]
+    assert found == best_rate(build, rates, [4, 5, 6], data, recipe, silent)
+    assert 0 < shares[0] < 0.5
     assert shares[-1] == 1.0
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -269,6 +269,7 @@ def best_rate(
     data: Flat,
     recipe: Recipe,
     tick: Tick,
+    first: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Train one arm with a learning rate that is chosen without the test images.
 
@@ -282,40 +283,64 @@ def best_rate(
         data: what to train and to test on.
         recipe: how.
         tick: told the finished share.
+        first: what this function gave for the first seed alone, if it did already.
 
     Returns:
         JSON values: `rate`, `tried` (rate and held-out accuracy), `final` (test accuracy of each
-        seed), `curves` (of each seed, after each epoch), `loss`; `ended`, where a run was, by
-        its seed: the epoch after which its parameters were not numbers.
+        seed), `curves` (of each seed, after each epoch); `ended`, where a run was, by its seed:
+        the epoch after which its parameters were not numbers.
     """
-    first = seeds[0]
-    rates = sorted(rates, reverse=True)
-    share = len(rates) / (len(rates) + len(seeds) - 1)
-    tried = train(
-        build([first] * len(rates)),
-        rates,
-        [first] * len(rates),
+    rest = list(seeds[1:])
+    share = 0.0 if first else len(rates) / (len(rates) + len(rest))
+    if first is None:
+        first = _choose(build, rates, seeds[0], data, recipe, lambda done: tick(done * share))
+    if not rest:
+        return dict(first)
+    rate = first["rate"]
+    more = train(
+        build(rest),
+        [rate] * len(rest),
+        rest,
         data,
         recipe,
-        lambda done: tick(done * share),
+        lambda done: tick(share + done * (1 - share)),
     )
+    return {"rate": rate, "tried": first["tried"], **_joined(first, _values(more))}
+
+
+def _choose(
+    build: Callable[[Sequence[int]], Networks],
+    rates: Sequence[float],
+    seed: int,
+    data: Flat,
+    recipe: Recipe,
+    tick: Tick,
+) -> dict[str, Any]:
+    """One seed with every rate: the best rate, and what it gave."""
+    rates, same = sorted(rates, reverse=True), [seed] * len(rates)
+    tried = train(build(same), rates, same, data, recipe, tick)
     best = max(range(len(rates)), key=lambda i: tried[i].choice)
-    runs = [tried[best]]
-    if rest := list(seeds[1:]):
-        runs += train(
-            build(rest),
-            [rates[best]] * len(rest),
-            rest,
-            data,
-            recipe,
-            lambda done: tick(share + done * (1 - share)),
-        )
-    ended = {"ended": [run.ended for run in runs]} if any(run.ended for run in runs) else {}
     return {
         "rate": rates[best],
         "tried": [[rate, run.choice] for rate, run in zip(rates, tried, strict=True)],
+        **_values([tried[best]]),
+    }
+
+
+def _values(runs: Sequence[Trained]) -> dict[str, Any]:
+    """What the seeds gave, as JSON values."""
+    ended = {"ended": [run.ended for run in runs]} if any(run.ended for run in runs) else {}
+    return {
         "final": [run.accuracy[-1] for run in runs],
         "curves": [run.accuracy for run in runs],
-        "loss": [run.loss for run in runs],
         **ended,
     }
+
+
+def _joined(first: Mapping[str, Any], rest: Mapping[str, Any]) -> dict[str, Any]:
+    """The lists of both, one after the other."""
+    lists = {name: [*first[name], *rest[name]] for name in ("final", "curves")}
+    if "ended" in first or "ended" in rest:
+        both = [x.get("ended", [None] * len(x["final"])) for x in (first, rest)]
+        lists["ended"] = [*both[0], *both[1]]
+    return lists
