@@ -15,8 +15,8 @@ from torch import nn
 import fanin
 from fanin import draw
 from fanin.errors import ArgumentError, NotCoveredError
-from fanin.planning.auto import judge
 from fanin.planning.plan import Centre, Plan
+from fanin.planning.verdict import judge
 from fanin.theory import rules
 from fanin.theory.activation import activation
 from fanin.torch.writing.centring import centre_

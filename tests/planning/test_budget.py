@@ -13,9 +13,9 @@ from tests.planning import networks as net
 from torch import Tensor, nn
 
 import fanin
-from fanin.planning.auto import plain_stretches
 from fanin.planning.flow import Flow
 from fanin.planning.roles import Scene
+from fanin.planning.stretches import plain_stretches
 from fanin.torch.tracing.trace import trace
 
 X = 1.1

@@ -12,6 +12,7 @@ import numpy as np
 
 from fanin import draw
 from fanin.errors import FaninError, NotCoveredError
+from fanin.planning.centring import can_sum_to_zero, lacks_bias, misses_taps
 from fanin.planning.choice import Choice, Draws, centre_stays_inside, drawn_as, normal
 from fanin.planning.logits import attended
 from fanin.planning.mirrors import Pairs, mirror_pairs, undrawn
@@ -28,86 +29,30 @@ from fanin.planning.ruled import (
     table,
     tied_std,
 )
+from fanin.planning.stretches import (
+    functions_between,
+    layers,
+    listed,
+    next_function,
+    other_stretches,
+    plain_stretch,
+    plain_stretches,
+    size_of,
+)
+from fanin.planning.verdict import Verdict, judge
 from fanin.signal.fuse import Function
 from fanin.theory.activation import Activation
-from fanin.theory.gaussian import hermite_coefficients
 from fanin.theory.rules import LayerRule
-from fanin.theory.rules.mirrored import odd_part
 
 HEAD = 1.0
 """Variance of a head's outputs: that of the inputs, and a loss that starts below ln C + 1/2."""
-GROWTH = 2.0
-"""Signal and squared gradients of a stretch may grow or shrink by this factor."""
-DISTANCE = 0.25
-"""Of two independent inputs at least this share of the squared distance must be left."""
 MEAN = 100.0
 """Beyond this E[f]^2/Var f at the point that shaping takes, units are put in mirrored pairs:
 between 33, where networks trained better without, and 211, where better with (docs/theory.md)."""
 SPREAD = 0.25
 """Beyond this 2L/N, the variance of ln |x|^2 after L layers of N independent inputs, matrices of
 shaped stretches are orthogonal: at 0.2 training gains next to nothing by it (docs/theory.md)."""
-_ORDER = 64  # Hermite coefficients of an activation
-_CENTRING = ("centred", "shaped", "critical", "mirrored")
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What a rule does to a stretch of this depth.
-
-    Args:
-        signal: growth of a deviation of the second moment.
-        gradient: growth of squared gradients.
-        distance: what is left of the squared distance of two independent inputs, of 1.
-    """
-
-    signal: float
-    gradient: float
-    distance: float
-
-    @property
-    def holds(self) -> bool:
-        """Whether all three are kept."""
-        calm = self.signal <= GROWTH and 1 / GROWTH <= self.gradient <= GROWTH
-        return calm and self.distance >= DISTANCE
-
-    @property
-    def forward_and_back(self) -> bool:
-        """Whether signal and gradient are kept, the distance aside."""
-        return self.signal <= GROWTH and 1 / GROWTH <= self.gradient <= GROWTH
-
-    def __str__(self) -> str:
-        return (
-            f"signal x{self.signal:.3g}, gradient x{self.gradient:.3g}, "
-            f"{self.distance:.0%} of the distance of inputs"
-        )
-
-
-def judge(rule: LayerRule, act: Activation, depth: float) -> Verdict:
-    """What `depth` layers of a rule do: growth by its slopes, distance by its correlation map.
-
-    *Definition*: with normalised Hermite coefficients a_k of f at the operating point the
-    correlation map is C(c) = sum a_k^2 c^k / sum a_k^2, the sums from k = 1 where the rule centres
-    and from k = 0 where it does not; mirrored pairs have the coefficients of their odd part.
-    Distance is 1 - C applied `depth` times to 0.
-
-    Example:
-        >>> from fanin.theory import rules
-        >>> from fanin.theory.activation import activation
-        >>> judge(rules.get("he")("relu"), activation("relu"), 1).distance > 0.6
-        True
-    """
-    mean, variance = rule.operating_point
-    second = float(rule.moments.second_moment)
-    if rule.rule == "mirrored":
-        act, mean, second = odd_part(act, mean), 0.0, 1 / (2 * rule.last_variance)
-    powers = hermite_coefficients(act, _ORDER, mean, variance) ** 2
-    tail = max(second - powers.sum(), 0.0)
-    if rule.centre:
-        powers[0] = 0.0
-    total, correlation = powers.sum() + tail, 0.0
-    for _ in range(math.ceil(depth)):
-        correlation = float(np.polynomial.polynomial.polyval(correlation, powers) / total)
-    return Verdict(float(abs(rule.slope) ** depth), float(rule.chi**depth), 1.0 - correlation)
+_CENTRING = ("centred", "shaped", "critical")
 
 
 @dataclass(frozen=True)
@@ -156,7 +101,7 @@ class Auto:
         found = [self._plain(scene, members) for members in plain_stretches(scene)]
         for decision in found:
             self._decisions.update(dict.fromkeys(decision.stretch.weights, decision))
-        return (*(d.stretch for d in found), *_other_stretches(scene))
+        return (*(d.stretch for d in found), *other_stretches(scene))
 
     def choose(self, weight: Weight, scene: Scene) -> Choice | None:
         """The choice for a weight, from what it reads."""
@@ -216,28 +161,28 @@ class Auto:
     def _plain(self, scene: Scene, members: list[Weight]) -> _Decision:
         """The rule of one stretch, and why."""
         functions = {
-            self._activations.activation(f): f for w in members for f in _functions(w, scene)
+            self._activations.activation(f): f for w in members for f in functions_between(w, scene)
         }
         paths = tuple(w.path for w in members)
-        size = _size(members, scene)
+        size = size_of(members, scene)
         depth = size["depth"]
         if not functions or not depth:
-            return _Decision("second_moment", {}, _stretch(paths, "second_moment", "linear"))
+            return _Decision("second_moment", {}, plain_stretch(paths, "second_moment", "linear"))
         if self.plain not in ("auto", "second_moment"):
             parameters = dict(self.parameters)
             if self.plain in ("shaped", "mirrored"):
                 parameters = {**size, **parameters}
-            reason = f"as asked, {_layers(depth)} of {_listed(functions)}"
+            reason = f"as asked, {layers(depth)} of {listed(functions)}"
             alone = undrawn(members, scene) if self.plain == "mirrored" else None
             if alone is not None:
                 reason += f"; without pairs, since {alone} is not drawn in them"
-                return _Decision("shaped", parameters, _stretch(paths, "shaped", reason))
-            stretch = _stretch(paths, self.plain, reason)
+                return _Decision("shaped", parameters, plain_stretch(paths, "shaped", reason))
+            stretch = plain_stretch(paths, self.plain, reason)
             if self.plain == "mirrored":
                 return _Decision(self.plain, parameters, stretch, _asked_pairs(members, scene))
             return _Decision(self.plain, parameters, stretch)
         if self.plain == "second_moment":
-            return _Decision("second_moment", {}, _stretch(paths, "second_moment", "as asked"))
+            return _Decision("second_moment", {}, plain_stretch(paths, "second_moment", "as asked"))
         return self._pick(scene, members, size, functions)
 
     def _pick(
@@ -250,17 +195,17 @@ class Auto:
         """The first rule that keeps everything; without biases or with padding what can be had."""
         paths = tuple(w.path for w in members)
         plain = self._judged("second_moment", functions, size)
-        shown = f"{_layers(size['depth'])} of {_listed(functions)}"
+        shown = f"{layers(size['depth'])} of {listed(functions)}"
         if plain is not None and plain.holds:
-            stretch = _stretch(paths, "second_moment", f"{shown}: keeps {plain}")
+            stretch = plain_stretch(paths, "second_moment", f"{shown}: keeps {plain}")
             return _Decision("second_moment", {}, stretch)
         lost = f"second_moment: {plain}" if plain is not None else "second_moment does not apply"
-        missing = next((w.path for w in members if _lacks_bias(w, scene)), None)
-        alone = next((w.path for w in members if _misses_taps(w) and not _can_sum_to_zero(w)), None)
+        missing = next((w.path for w in members if lacks_bias(w, scene)), None)
+        alone = next((w.path for w in members if misses_taps(w) and not can_sum_to_zero(w)), None)
         if alone is not None and plain is not None and plain.forward_and_back:
             reason = f"{shown}; {lost}; {alone} reads one channel a unit, so at the border nothing"
             reason += " takes its mean out"
-            return _Decision("second_moment", {}, _stretch(paths, "second_moment", reason))
+            return _Decision("second_moment", {}, plain_stretch(paths, "second_moment", reason))
         # Kernels stay independent: x^2 in 50 of them trains so, and not in pairs (docs/theory.md).
         matrices = all(len(w.shape) == 2 for w in members)
         pairs = (
@@ -281,11 +226,11 @@ class Auto:
                 reason += " network of coordinates rule 'siren' keeps the frequencies"
             if alone is not None:
                 reason += f"; at the border {alone}, of one channel a unit, lets the mean in"
-            return _Decision(name, parameters, _stretch(paths, name, reason), pairs or {})
+            return _Decision(name, parameters, plain_stretch(paths, name, reason), pairs or {})
         if missing is not None:
             lost += f"; {missing} has no bias to shape with"
         reason = f"{shown}; {lost}; no rule by weights and biases alone does better"
-        return _Decision("second_moment", {}, _stretch(paths, "second_moment", reason))
+        return _Decision("second_moment", {}, plain_stretch(paths, "second_moment", reason))
 
     def _judged(
         self, name: str, functions: Mapping[Activation, Function], size: Mapping[str, float]
@@ -348,7 +293,7 @@ class Auto:
         assert source is not None
         reads, after = scene.reads(weight), self._after(weight, scene, decision)
         beta, noise = (after.bias, math.sqrt(after.bias_variance)) if after else (0.0, 0.0)
-        mixed = source.before == "other" and bool(_functions(weight, scene))
+        mixed = source.before == "other" and bool(functions_between(weight, scene))
         if mixed:
             return self._mixed(weight, scene, decision, after)
         if source.function is None or source.before != "weight":
@@ -359,10 +304,10 @@ class Auto:
             return Choice(decision.rule, reason, normal(std), reads.how, beta, noise)
         rule = self._solved(weight, source.function, decision)
         shown, centre = self._shown(source.function), rule.centre
-        misses = _misses_taps(weight) and not self._by_one_tap(weight, scene)
-        by_weight = misses or _lacks_bias(weight, scene, head=True)
+        misses = misses_taps(weight) and not self._by_one_tap(weight, scene)
+        by_weight = misses or lacks_bias(weight, scene, head=True)
         counts = centre**2 > 1e-12 * float(rule.moments.variance)
-        zero_sum = by_weight and counts and _can_sum_to_zero(weight)
+        zero_sum = by_weight and counts and can_sum_to_zero(weight)
         spread, how = float(rule.moments.variance), rule.exactness
         if source.pooled:
             centre, spread, how = reads.mean, reads.variance, reads.how
@@ -385,9 +330,9 @@ class Auto:
         reads = scene.reads(weight)
         spread = reads.variance if reads.variance > 0 else 1.0
         target = HEAD if weight.role == "head" else after.first_variance if after else 1.0
-        misses = _misses_taps(weight) and not self._by_one_tap(weight, scene)
-        by_weight = misses or _lacks_bias(weight, scene, head=True)
-        zero_sum = by_weight and _can_sum_to_zero(weight)
+        misses = misses_taps(weight) and not self._by_one_tap(weight, scene)
+        by_weight = misses or lacks_bias(weight, scene, head=True)
+        zero_sum = by_weight and can_sum_to_zero(weight)
         beta, noise = (after.bias, math.sqrt(after.bias_variance)) if after else (0.0, 0.0)
         found = parts(weight, scene)
         shown, summed = f"a mixture - {reads.mean:.4g}", "its inputs sum"
@@ -413,23 +358,8 @@ class Auto:
             source = scene.weights[path].source
             if source is not None and source.function is not None:
                 return self._solved(weight, source.function, decision)
-        function = _next_function(weight, scene) if weight.role != "head" else None
+        function = next_function(weight, scene) if weight.role != "head" else None
         return self._solved(weight, function, decision) if function is not None else None
-
-
-def plain_stretches(scene: Scene) -> list[list[Weight]]:
-    """Weights joined by functions, sums and concatenations, outside of residual branches."""
-    plain = [w for w in scene.weights.values() if w.is_matrix and w.join is None and not w.tied]
-    group: dict[str, list[str]] = {w.path: [w.path] for w in plain}
-    for weight in plain:
-        for before in _before(weight, scene):
-            first, second = group.get(before), group[weight.path]
-            if first is not None and first is not second:
-                first += second
-                group.update(dict.fromkeys(second, first))
-    order = {path: i for i, path in enumerate(scene.weights)}
-    runs = {id(run): sorted(run, key=order.__getitem__) for run in group.values()}
-    return [[scene.weights[path] for path in run] for run in runs.values() if len(run) > 1]
 
 
 def _asked_pairs(members: list[Weight], scene: Scene) -> dict[str, Pairs]:
@@ -444,88 +374,6 @@ def _asked_pairs(members: list[Weight], scene: Scene) -> dict[str, Pairs]:
             fix="use 'shaped'",
         )
     return pairs
-
-
-def _before(weight: Weight, scene: Scene) -> list[str]:
-    """The weights that a weight reads functions of, alone or side by side."""
-    source = weight.source
-    if source is None or source.before not in ("weight", "other"):
-        return []
-    if source.before == "weight" and source.weight is not None:
-        return [source.weight]
-    assert weight.use is not None
-    return scene.flow.behind(weight.use.data) if weight.use.data is not None else []
-
-
-def _functions(weight: Weight, scene: Scene) -> list[Function]:
-    """The activations that stand between a weight and those in front of it."""
-    source = weight.source
-    if source is not None and source.before == "weight":
-        return [source.function] if source.function is not None else []
-    members = (scene.weights.get(path) for path in _before(weight, scene))
-    found = (_next_function(w, scene) for w in members if w is not None)
-    return [f for f in found if f is not None]
-
-
-def _next_function(weight: Weight, scene: Scene) -> Function | None:
-    """The activation that reads a weight's output as it is."""
-    assert weight.use is not None
-    return scene.flow.activated.get(weight.use.output)
-
-
-def _other_stretches(scene: Scene) -> list[Stretch]:
-    """One line for each residual stream, for what reads gates, and for recurrent layers."""
-    found: dict[int, list[Weight]] = {}
-    for weight in scene.weights.values():
-        if weight.join is not None and weight.is_matrix:
-            found.setdefault(weight.join.stream, []).append(weight)
-    stretches = []
-    for members in found.values():
-        n = members[0].branches
-        normed = [w for w in members if w.end is not None and w.end.normed]
-        scaled = [w for w in members if w.end is not None and w.end.scaled]
-        reason = f"{n} branches; the last projection of each carries 1/sqrt({n}), once; "
-        reason += "the skip keeps what shaping would"
-        if normed:
-            reason = f"{n} branches, whose size the norm behind the last projection sets"
-        elif scaled:
-            reason = f"{n} branches, whose size a learned scale sets"
-        paths = tuple(w.path for w in members)
-        stretches.append(Stretch(paths, "residual", "second_moment", reason))
-    gated = tuple(
-        w.path
-        for w in scene.weights.values()
-        if w.is_matrix and w.join is None and w.source is not None and w.source.before == "product"
-    )
-    if gated:
-        reason = "gated: shaping has nothing to say of products"
-        stretches.append(Stretch(gated, "gated", "second_moment", reason))
-    stretches += _bare_attentions(scene)
-    recurrent_paths = tuple(w.path for w in scene.weights.values() if w.role == "recurrent")
-    if recurrent_paths:
-        reason = "gates from the input at unit variance, orthogonal from the state"
-        stretches.append(Stretch(recurrent_paths, "recurrent", "lecun, orthogonal", reason))
-    return stretches
-
-
-def _bare_attentions(scene: Scene) -> list[Stretch]:
-    """One line for attentions without a skip around them: what no start can give them."""
-    reading = tuple(
-        w.path
-        for w in scene.weights.values()
-        if w.is_matrix
-        and w.join is None
-        and w.source is not None
-        and w.source.before == "attention"
-    )
-    if not reading:
-        return []
-    n = len(reading)
-    reason = (
-        f"{n} attention{'s' if n > 1 else ''} without a skip: outputs count as one of the values"
-    )
-    reason += "; averages over positions make these alike, which no weights and biases undo"
-    return [Stretch(reading, "attention", "second_moment", reason)]
 
 
 def _target(weight: Weight, scene: Scene) -> tuple[float, str]:
@@ -545,54 +393,7 @@ def _target(weight: Weight, scene: Scene) -> tuple[float, str]:
     )
 
 
-def _size(members: list[Weight], scene: Scene) -> dict[str, float]:
-    """Depth and width of a stretch, as shaping asks for them."""
-    reads = [w.use.data for w in members if w.use is not None and w.use.data is not None]
-    fans = [w.fans.fan_in for w in members if _functions(w, scene)] or [math.inf]
-    width = len(fans) / sum(1 / n for n in fans) if math.isfinite(fans[0]) else math.inf
-    return {"depth": scene.slopes.depth(reads), "width": width}
-
-
-def _stretch(paths: tuple[str, ...], rule: str, reason: str) -> Stretch:
-    return Stretch(paths, "plain", rule, reason)
-
-
-def _layers(depth: float) -> str:
-    return f"{depth:.3g} nonlinear layer{'s' if depth > 1 else ''}"
-
-
 def _oscillates(act: Activation) -> bool:
     """Whether f turns back more than twice within one unit: sin(w0 x) with a large w0."""
     slopes = np.sign(act.derivative(np.linspace(-1.0, 1.0, 1001)))
     return int((slopes[1:] * slopes[:-1] < 0).sum()) > 2
-
-
-def _listed(functions: Mapping[Activation, Function]) -> str:
-    return ", ".join(act.name for act in functions)
-
-
-def _lacks_bias(weight: Weight, scene: Scene, *, head: bool = False) -> bool:
-    """Whether a weight of a stretch has no bias of its own; a head can do without."""
-    return (head or weight.role != "head") and weight.path not in scene.biases
-
-
-def _can_sum_to_zero(weight: Weight) -> bool:
-    """Whether a unit reads enough channels for its weights to sum to zero at every tap."""
-    words = weight.fans.axes.split()
-    sizes = [n for n, word in zip(weight.shape, words, strict=True) if word == "in"]
-    groups = weight.fans.groups if words[0] == "in" else 1
-    return math.prod(sizes) // groups > 1
-
-
-def _misses_taps(weight: Weight) -> bool:
-    """Whether some outputs see fewer taps than others, so that no bias takes one mean out of all.
-
-    So it is where zeros are padded to what an activation made, and with transposed convolutions.
-    """
-    assert weight.use is not None
-    node = weight.use.node
-    source = weight.source
-    behind = source is not None and (source.function is not None or source.before == "other")
-    if node.name != "convolution" or not behind:
-        return False
-    return bool((node["transposed"] and math.prod(weight.shape[2:]) > 1) or any(node["padding"]))
