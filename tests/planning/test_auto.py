@@ -433,6 +433,24 @@ def test_depthwise_kernels_are_centred_by_the_bias_and_say_so() -> None:
     assert plan["2.bias"].centre is not None
 
 
+def test_few_weights_a_unit_are_shaped_too_since_a_typical_product_is_far_below_the_mean() -> None:
+    def sizes(rule: str) -> list[float]:
+        found = []
+        for seed in range(3):
+            layers: list[nn.Module] = [nn.Conv2d(3, 16, 3, padding=1), nn.ReLU()]
+            for _ in range(20):
+                layers += [nn.Conv2d(16, 16, 3, padding=1, groups=16), nn.ReLU()]
+                layers += [nn.Conv2d(16, 16, 1), nn.ReLU()]
+            model = nn.Sequential(*layers, nn.Flatten(), nn.Linear(16 * 64, 10))
+            x = torch.randn(16, 3, 8, 8, generator=torch.Generator().manual_seed(seed))
+            fanin.init_(model, x, rule, seed=seed)
+            found.append(model(x).square().mean().item())
+        return found
+
+    assert 0.2 < min(sizes("auto")) <= max(sizes("auto")) < 5
+    assert max(sizes("second_moment")) < 0.1
+
+
 def test_without_biases_rows_that_sum_to_zero_centre() -> None:
     layers = [m for _ in range(12) for m in (nn.Linear(64, 64, bias=False), nn.Sigmoid())]
     model = nn.Sequential(*layers)

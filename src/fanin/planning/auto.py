@@ -202,10 +202,6 @@ class Auto:
         lost = f"second_moment: {plain}" if plain is not None else "second_moment does not apply"
         missing = next((w.path for w in members if lacks_bias(w, scene)), None)
         alone = next((w.path for w in members if misses_taps(w) and not can_sum_to_zero(w)), None)
-        if alone is not None and plain is not None and plain.forward_and_back:
-            reason = f"{shown}; {lost}; {alone} reads one channel a unit, so at the border nothing"
-            reason += " takes its mean out"
-            return _Decision("second_moment", {}, plain_stretch(paths, "second_moment", reason))
         # Kernels stay independent: x^2 in 50 of them trains so, and not in pairs (docs/theory.md).
         matrices = all(len(w.shape) == 2 for w in members)
         pairs = (

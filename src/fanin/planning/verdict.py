@@ -39,11 +39,6 @@ class Verdict:
         calm = self.signal <= GROWTH and 1 / GROWTH <= self.gradient <= GROWTH
         return calm and self.distance >= DISTANCE
 
-    @property
-    def forward_and_back(self) -> bool:
-        """Whether signal and gradient are kept, the distance aside."""
-        return self.signal <= GROWTH and 1 / GROWTH <= self.gradient <= GROWTH
-
     def __str__(self) -> str:
         return (
             f"signal x{self.signal:.3g}, gradient x{self.gradient:.3g}, "
