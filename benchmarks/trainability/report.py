@@ -285,6 +285,8 @@ SECTIONS: dict[str, Callable[[Results], str]] = {
     "depths": depths(),
     "depths fashion": depths(data="fashion-mnist"),
     "depths adam": depths(optimiser="adam"),
+    "depths adam fashion": depths(optimiser="adam", data="fashion-mnist"),
+    "depths conv": depths(family="conv"),
     "plain 10": accuracy("plain", 10),
     "plain 20": accuracy("plain", 20),
     "plain 50": accuracy("plain", 50),
