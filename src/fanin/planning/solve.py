@@ -253,7 +253,7 @@ class _Solver:
         for node in graph.nodes:
             if node.index in inside:
                 continue
-            for index in node.inputs:
+            for index in sorted(node.inputs, key=self._asks):
                 if index not in states:
                     states[index] = self._leaf(index, inputs)
             for path, index in uses.get(node.index, ()):
@@ -264,6 +264,10 @@ class _Solver:
             states.update(zip(node.outputs, made, strict=False))
             for index in self.scene.averages.intersection(node.outputs):
                 states[index] = self._averaged(states[index], states[node.inputs[0]])
+
+    def _asks(self, index: int) -> bool:
+        """Whether a leaf is one that asks what its operation reads: a bias follows its weight."""
+        return self.scene.graph.values[index].kind == "parameter"
 
     def _made(self, node: Node) -> list[State]:
         """The states of an operation's results; assumed, and noted, where no rule gives them."""
@@ -313,9 +317,10 @@ class _Solver:
     def _held(self, name: str) -> NDArray[Any] | None:
         """What a tensor that is left alone holds, if it is in memory."""
         weight = self.scene.weights.get(name)
-        if weight is not None and (weight.is_matrix or self.choice(weight.path).values is not None):
-            return None
-        return self.values.get(name)
+        if weight is None or self._kept(weight) is not None:
+            return self.values.get(name)
+        drawn = weight.is_matrix or self.choice(weight.path).values is not None
+        return None if drawn else self.values.get(name)
 
     def _state(self, path: str, index: int) -> State:
         """The state of a parameter as an operation reads it, from its choice."""
@@ -330,10 +335,8 @@ class _Solver:
             given = Given(mean, std * std, structure if std else "constant")
         elif constant is not None:
             given = Given(constant, 0.0, "constant")
-        elif (held := self.values.get(path)) is not None and held.shape == value.shape:
-            return sweep.leaf(self.scene.graph, value, {value.name: held}, {})
-        elif held is not None and not weight.is_matrix and index in self.scene.states:
-            return self.scene.states[index]  # a view of what was swept already
+        elif (held := self.values.get(path)) is not None:
+            return self._read(index, path, held)
         else:
             given = _unknown(weight)
         origin = self.scene.graph.origin(index).index
@@ -343,6 +346,15 @@ class _Solver:
             second = given.variance * math.prod(taps)
             table = one_tap(value.shape, [n // 2 for n in taps], second)
         return State(table, token=origin, gaussian=True, roots=frozenset({origin}))
+
+    def _read(self, index: int, path: str, held: NDArray[Any]) -> State:
+        """The state of a tensor that is left alone as an operation reads it: through its views."""
+        graph = self.scene.graph
+        node = graph.producer(index)
+        if node is None:
+            return sweep.leaf(graph, graph.values[index], {path: held}, {})
+        read = {i: self._read(i, path, held) for i in node.inputs}
+        return sweep.step(graph, node, read)[node.outputs.index(index)]
 
     def _seen(self, node: Node, states: dict[int, State]) -> dict[int, State]:
         """The states for one operation: what a centring bias takes out is taken out before."""

@@ -70,7 +70,11 @@ class Draws:
 
     def _drawn(self, call: Call, index: int, count: int) -> Stack:
         """Draws from a state's own law."""
-        state = call.states[index]
+        state, value = call.states[index], call.graph.values[index]
+        if value.kind == "input" and not value.floating:  # uniform: they may be indices
+            generator = np.random.default_rng([0xFA, index, count])
+            shape, high = (count, *state.shape), round(2 * state.mean) + 1
+            return generator.integers(high, size=shape).astype(value.dtype)
         latent, function, source, _ = law(state)
         if isinstance(latent, Varied):
             latent, function, source = state.table, None, state.token
@@ -84,7 +88,6 @@ class Draws:
         x = x if function is None else np.asarray(function(x))
         if state.allowed is not None:
             x = np.where(np.broadcast_to(state.allowed.keep, x.shape), x, state.allowed.fill)
-        value = call.graph.values[index]
         if value.floating:
             return x
         return x > 0.5 if value.dtype == "bool" else np.rint(x).astype(value.dtype)

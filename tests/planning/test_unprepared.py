@@ -1,0 +1,93 @@
+"""Models that no one prepared for a plan: derivatives inside, graphs, casts, kept matrices."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import fanin
+
+TANH = 1.59253742  # 1 / sqrt(E[tanh(z)^2])
+
+
+class Residual(nn.Module):
+    """The residual of a differential equation: u_t + u u_x - u_xx / 100."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.u = nn.Sequential(
+            nn.Linear(2, 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh(), nn.Linear(64, 1)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.detach().requires_grad_(True)
+        u = self.u(x)
+        u_x, u_t = torch.autograd.grad(u.sum(), x, create_graph=True)[0].unbind(1)
+        u_xx = torch.autograd.grad(u_x.sum(), x, create_graph=True)[0][:, 0]
+        return u_t + u[:, 0] * u_x - 0.01 * u_xx
+
+
+def test_a_bias_that_an_operation_reads_first() -> None:
+    """A model that differentiates in its forward pass runs addmm(bias, x, weight)."""
+    plan = fanin.plan(Residual(), fanin.spec((16, 2)))
+    assert len(plan) == 6
+    assert plan["u.0.weight"].std == pytest.approx(2**-0.5)
+    assert plan["u.2.weight"].std == pytest.approx(TANH / 8, rel=1e-6)
+
+
+class Graph(nn.Module):
+    """Nodes that sum what arrives along edges."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.own, self.arriving = nn.Linear(16, 32), nn.Linear(16, 32)
+
+    def forward(self, x: Tensor, edges: Tensor) -> Tensor:
+        sums = torch.zeros_like(x).index_add(0, edges[1], x[edges[0]])
+        return self.own(x) + self.arriving(sums)
+
+
+def test_indices_of_a_spec_are_drawn_within_their_range() -> None:
+    """E edges into N nodes; hardly one comes twice, so E[sum^2] = E/N."""
+    nodes, edges = 256, 1024
+    inputs = fanin.spec((nodes, 16)), fanin.spec((2, edges), "int64", high=nodes)
+    plan = fanin.plan(Graph(), inputs)
+    assert not any("taken as" in note for note in plan.notes)
+    assert plan["own.weight"].std == pytest.approx(1 / 4)
+    assert plan["arriving.weight"].std == pytest.approx(1 / math.sqrt(16 * edges / nodes), rel=0.02)
+
+
+class Behind(nn.Module):
+    """A layer behind a matrix that is left as it is, and is read through a view or a cast."""
+
+    def __init__(self, kept: nn.Parameter) -> None:
+        super().__init__()
+        self.kept, self.layer = kept, nn.Linear(64, 64)
+
+    def read(self) -> Tensor:
+        return self.kept.t()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x @ self.read())
+
+
+class Dequantised(Behind):
+    def read(self) -> Tensor:
+        return (self.kept.float() * 0.01).t()
+
+
+def test_a_kept_matrix_counts_with_what_it_holds() -> None:
+    """E[h^2] = |W|^2/64, so the layer behind it has std 1/|W|."""
+    generator = torch.Generator().manual_seed(0)
+    held = 5 * torch.randn(64, 64, generator=generator)
+    plan = fanin.plan(
+        Behind(nn.Parameter(held)), fanin.spec((16, 64)), {"kept": "keep", "*": "second_moment"}
+    )
+    assert plan["layer.weight"].std == pytest.approx(1 / held.norm().item(), rel=0.05)
+    codes = torch.randint(-127, 128, (64, 64), generator=generator, dtype=torch.int8)
+    plan = fanin.plan(Dequantised(nn.Parameter(codes, False)), fanin.spec((16, 64)))
+    assert plan.left_alone == {"kept": "a tensor of int8 cannot be drawn"}
+    assert plan["layer.weight"].std == pytest.approx(100 / codes.float().norm().item(), rel=0.05)
