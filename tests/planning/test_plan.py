@@ -131,6 +131,24 @@ def test_rows_alike_but_for_their_layer_share_a_line() -> None:
     assert "model.layers.7.mlp.fc_with_a_long_name.weight" in every
 
 
+def test_other_numbers_of_such_rows_become_ranges() -> None:
+    stds, levels = (0.5, 0.125, 0.25), (1.0, 1.5, 2.0)
+    rows = [
+        replace(ROW, path=f"h.{i}.fc.weight", values=draw.Normal(0.0, std), fan_in=50257.0,
+                fan_out=float(8 + i), reason=f"with h.{i}.n.weight, E[x^2] = {level:g}, 1/sqrt(24)")
+        for i, std, level in zip((0, 10, 2), stds, levels, strict=True)
+    ]  # fmt: skip
+    other = replace(rows[0], path="h.3.fc.weight", shape=(8, 5))
+    bias = [replace(ROW, path=f"h.{i}.b", values=draw.Constant(-i / 4)) for i in (1, 2)]
+    assert Plan((*rows, other, *bias), "he").table(160).splitlines()[1:] == [
+        "h.*.fc.weight x3  8x4    hidden  50257 > 8..18  he    N(0, 0.125..0.5)  "
+        "with h.*.n.weight, E[x^2] = 1..2, 1/sqrt(24)",
+        "h.3.fc.weight     8x5    hidden  50257 > 8      he    N(0, 0.5)         "
+        "with h.0.n.weight, E[x^2] = 1, 1/sqrt(24)",
+        "h.*.b x2          8x4    hidden  4 > 8          he    -0.5..-0.25       reads relu",
+    ]
+
+
 def test_the_table_says_what_is_drawn() -> None:
     stack = Stack(((2, draw.Constant(0.0)), (2, draw.Constant(1.0)), (4, draw.Constant(0.0))))
     shown = {

@@ -6,19 +6,24 @@ import re
 import shutil
 import textwrap
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import groupby
+from operator import itemgetter
 
 from fanin import draw
 from fanin.planning.plan import Mirrored, Plan, Row, Stack, Values
 
 _HEADS = ("path", "shape", "role", "fans", "rule", "values", "why")
 _REASON = 24  # characters of a reason that are left where columns are cut
-_NUMBER = re.compile(r"(?<![^.])\d+(?![^.])")
+_LAYER = re.compile(r"(?<![^.])\d+(?![^.])")
+_PATH = re.compile(r"\.[A-Za-z_]|[A-Za-z_]\.")
+_NUMBER = re.compile(r"(?<![\w.])(-?\d+(?:\.\d+)?(?:e[+-]?\d+)?)")
+_EXACT = (1, 2, 4)  # columns in which alike rows are equal: shape, role, rule
 
 
 def table(plan: Plan, width: int | None = None, *, every_row: bool = False) -> str:
-    """The plan as text no wider than `width`; rows that differ in layer numbers share a line.
+    """The plan as text no wider than `width`; rows that differ in numbers alone share a line.
+
+    That are the layers of one kind: their numbers are starred, other numbers become ranges.
 
     Where a terminal is too narrow for columns, each row is a path with its values, and what there
     is to say of it on the lines below.
@@ -29,20 +34,19 @@ def table(plan: Plan, width: int | None = None, *, every_row: bool = False) -> s
         every_row: one line for each row.
     """
     width = width or shutil.get_terminal_size((100, 24)).columns
-    lines = [(row, 1) for row in plan.rows] if every_row else _alike(plan.rows)
-    cells = [_cells(row, n) for row, n in lines if row.values is not None]
+    groups = [[row] for row in plan.rows] if every_row else _alike(plan.rows)
+    cells = [_together(members) for members in groups if members[0].values is not None]
     *widths, reasons = _widths([_HEADS, *cells])
     narrow = sum(widths) + 2 * len(widths) + min(reasons, _REASON) > width
     text = _blocks(cells, width) if narrow else _columns([_HEADS, *cells], width)
-    kept = [(row, n) for row, n in lines if row.values is None]
+    kept = [members for members in groups if members[0].values is None]
     if kept:
-        total = sum(n for _, n in kept)
+        total = sum(map(len, kept))
         text += ["", f"left alone: {total} tensor{'s' if total > 1 else ''}"]
-        by_reason = groupby(sorted(kept, key=_reason), key=_reason)
-        for reason, members in by_reason:
+        lines = sorted(map(_together, kept), key=itemgetter(-1))
+        for reason, members in groupby(lines, key=itemgetter(-1)):
             text += _wrapped(reason, width, "  ")
-            paths = [(f"    {_path(row, n)}", _shape(row)) for row, n in members]
-            text += _columns(paths, width)
+            text += _columns([(f"    {path}", shape) for path, shape, *_ in members], width)
     if plan.stretches:
         text += ["", "stretches"]
         for s in plan.stretches:
@@ -51,11 +55,6 @@ def table(plan: Plan, width: int | None = None, *, every_row: bool = False) -> s
     if plan.notes:
         text += ["", *(line for note in plan.notes for line in _wrapped(f"note: {note}", width))]
     return "\n".join(text)
-
-
-def _reason(line: tuple[Row, int]) -> str:
-    """Why a row is left alone."""
-    return line[0].reason
 
 
 def _blocks(lines: Sequence[Sequence[str]], width: int) -> list[str]:
@@ -75,22 +74,51 @@ def _wrapped(text: str, width: int, indent: str = "") -> list[str]:
     return textwrap.wrap(text, width, initial_indent=indent, subsequent_indent=f"{indent}  ")
 
 
-def _alike(rows: Sequence[Row]) -> list[tuple[Row, int]]:
-    """Rows that read the same but for the numbers of layers together, each with their number."""
+def _alike(rows: Sequence[Row]) -> list[list[Row]]:
+    """Rows that read the same but for their numbers together."""
     found: dict[tuple[str, ...], list[Row]] = {}
     for row in rows:
-        path, *facts, reason = _cells(row, 1)
-        starred = _NUMBER.sub("*", path), re.sub(r"\d+", "*", reason)
-        found.setdefault((*starred, *facts), []).append(row)
-    return [
-        (members[0] if len(members) == 1 else replace(members[0], path=key[0]), len(members))
-        for key, members in found.items()
-    ]
+        cells = _cells(row)
+        key = [cell if i in _EXACT else _masked(cell) for i, cell in enumerate(cells)]
+        found.setdefault((str(row.values is None), *key), []).append(row)
+    return list(found.values())
 
 
-def _cells(row: Row, count: int) -> tuple[str, ...]:
-    """The cells of one written row."""
-    fans = "" if row.fan_in is None else f"{row.fan_in:.4g} > {row.fan_out or 0:.4g}"
+def _masked(text: str) -> str:
+    """A text without its numbers."""
+    words = text.split(" ")
+    return " ".join((_LAYER if _PATH.search(w) else _NUMBER).sub("*", w) for w in words)
+
+
+def _together(rows: Sequence[Row]) -> tuple[str, ...]:
+    """The cells of alike rows: layers starred, and ranges where other numbers differ."""
+    path, *facts = (_merged(cells) for cells in zip(*map(_cells, rows), strict=True))
+    return (path if len(rows) == 1 else f"{path} x{len(rows)}", *facts)
+
+
+def _merged(texts: Sequence[str]) -> str:
+    """Texts that differ in numbers as one."""
+    words = zip(*(text.split(" ") for text in texts), strict=True)
+    return " ".join(_merged_word(list(dict.fromkeys(w))) for w in words)
+
+
+def _merged_word(words: Sequence[str]) -> str:
+    """The different forms of one word as one."""
+    if len(words) == 1:
+        return words[0]
+    if _PATH.search(words[0]):
+        return _LAYER.sub("*", words[0])
+    merged = []
+    for part in zip(*map(_NUMBER.split, words), strict=True):
+        forms = set(part)
+        numbers = sorted(forms, key=float) if len(forms) > 1 else part
+        merged.append(numbers[0] if len(forms) == 1 else f"{numbers[0]}..{numbers[-1]}")
+    return "".join(merged)
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    """The cells of one row."""
+    fans = "" if row.fan_in is None else f"{_count(row.fan_in)} > {_count(row.fan_out or 0)}"
     values = "" if row.values is None else describe(row.values)
     if row.centre is not None and row.centre.weight == row.path:
         values += ", zero sums" + (" of each part" if row.centre.parts else "")
@@ -98,19 +126,17 @@ def _cells(row: Row, count: int) -> tuple[str, ...]:
         means = row.centre.means or (row.centre.mean,)
         values += "".join(f" - {mean:.4g} sum W" for mean in means)
     rule = row.rule if row.lr == 1 else f"{row.rule}, lr x{row.lr:.3g}"
-    return (_path(row, count), _shape(row), row.role, fans, rule, values, row.reason)
-
-
-def _path(row: Row, count: int) -> str:
-    return row.path if count == 1 else f"{row.path} x{count}"
-
-
-def _shape(row: Row) -> str:
-    return "x".join(map(str, row.shape)) or "()"
+    shape = "x".join(map(str, row.shape)) or "()"
+    return (row.path, shape, row.role, fans, rule, values, row.reason)
 
 
 def _span(paths: Sequence[str]) -> str:
     return paths[0] if len(paths) == 1 else f"{paths[0]} .. {paths[-1]}"
+
+
+def _count(n: float) -> str:
+    """A fan: whole, unless padding takes a part of it away."""
+    return f"{n:.0f}" if n == round(n) else f"{n:.4g}"
 
 
 def describe(values: Values) -> str:
