@@ -145,7 +145,7 @@ def test_other_numbers_of_such_rows_become_ranges() -> None:
         "with h.*.n.weight, E[x^2] = 1..2, 1/sqrt(24)",
         "h.3.fc.weight     8x5    hidden  50257 > 8      he    N(0, 0.5)         "
         "with h.0.n.weight, E[x^2] = 1, 1/sqrt(24)",
-        "h.*.b x2          8x4    hidden  4 > 8          he    -0.5..-0.25       reads relu",
+        "h.*.b x2          8x4    hidden  4 > 0          he    -0.5..-0.25       reads relu",
     ]
 
 

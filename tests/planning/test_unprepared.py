@@ -46,18 +46,69 @@ class Graph(nn.Module):
         self.own, self.arriving = nn.Linear(16, 32), nn.Linear(16, 32)
 
     def forward(self, x: Tensor, edges: Tensor) -> Tensor:
-        sums = torch.zeros_like(x).index_add(0, edges[1], x[edges[0]])
+        sums = torch.zeros_like(x).index_add(0, edges[1], torch.relu(x)[edges[0]])
         return self.own(x) + self.arriving(sums)
 
 
-def test_indices_of_a_spec_are_drawn_within_their_range() -> None:
-    """E edges into N nodes; hardly one comes twice, so E[sum^2] = E/N."""
+def test_rows_that_are_added_at_places_drawn() -> None:
+    """E edges into N nodes: E[sum^2] = E/N E[r^2] + E(E - 1)/N^2 E[r]^2, r the ReLU of N(0, 1)."""
     nodes, edges = 256, 1024
     inputs = fanin.spec((nodes, 16)), fanin.spec((2, edges), "int64", high=nodes)
     plan = fanin.plan(Graph(), inputs)
+    second = edges / nodes / 2 + edges * (edges - 1) / nodes**2 / (2 * math.pi)
     assert not any("taken as" in note for note in plan.notes)
     assert plan["own.weight"].std == pytest.approx(1 / 4)
-    assert plan["arriving.weight"].std == pytest.approx(1 / math.sqrt(16 * edges / nodes), rel=0.02)
+    assert plan["arriving.weight"].std == pytest.approx(1 / math.sqrt(16 * second), rel=2e-5)
+
+
+class Looked(nn.Module):
+    """Entries of a table at places that are an input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("table", torch.arange(10.0))
+        self.layer = nn.Linear(64, 32)
+
+    def forward(self, x: Tensor, places: Tensor) -> Tensor:
+        return self.layer(x * self.table.take(places))
+
+
+def test_integers_of_a_spec_are_drawn_within_their_range() -> None:
+    """The mean square of 0..9 is 28.5; what is drawn beyond them cannot be an index."""
+    inputs = fanin.spec((8, 64)), fanin.spec((8, 64), "int64", high=10)
+    plan = fanin.plan(Looked(), inputs)
+    assert not any("taken as" in note for note in plan.notes)
+    assert plan["layer.weight"].std == pytest.approx(1 / math.sqrt(64 * 28.5), rel=0.02)
+
+
+class Routed(nn.Module):
+    """Experts that get the tokens which a router sends them, however many there are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.router, self.head = nn.Linear(64, 4), nn.Linear(64, 5)
+        self.experts = nn.ModuleList(
+            nn.Sequential(nn.Linear(64, 128), nn.SiLU(), nn.Linear(128, 64)) for _ in range(4)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        weights, places = self.router(x).softmax(-1).topk(2, -1)
+        y = torch.zeros_like(x)
+        for i, expert in enumerate(self.experts):
+            token, slot = torch.where(places == i)
+            y.index_add_(0, token, expert(x[token]) * weights[token, slot, None])
+        return self.head(x + y)
+
+
+def test_a_number_of_tokens_that_depends_on_them() -> None:
+    torch.manual_seed(0)
+    model, x = Routed(), torch.randn(512, 64)
+    plan = fanin.init_(model, x)
+    read: list[float] = []
+    model.head.register_forward_pre_hook(lambda _m, a: read.append(a[0].pow(2).mean().item()))
+    model(x)
+    assert not any("taken as" in note for note in plan.notes)
+    assert plan["head.weight"].std == pytest.approx(1 / math.sqrt(64 * read[0]), rel=0.03)
 
 
 class Behind(nn.Module):

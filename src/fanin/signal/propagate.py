@@ -276,6 +276,8 @@ def _computed(call: Call) -> list[State] | None:
     arrays = [np.zeros(s.shape) if s.data is None else np.asarray(s.data) for s in states]
     with np.errstate(all="ignore"):
         results = call.node.kernel(*arrays)
+    if any(np.shape(r) != v.shape for r, v in zip(results, values, strict=True)):
+        return None  # a shape that depends on content, which was drawn and not given
     return [
         _known(np.asarray(r).astype(v.dtype) if not v.floating else r, v)
         for r, v in zip(results, values, strict=True)

@@ -13,7 +13,6 @@ from fanin.signal.state import ASSUMED, CLOSED, State
 from fanin.signal.table import Table, add, concatenate
 from fanin.signal.transfer.call import Call, Gradients, backward, dims_of, forward, reduced_to
 from fanin.signal.transfer.embedding import looked_up, looked_up_back
-from fanin.signal.transfer.sampled import sampled, sampled_back
 
 Change = Callable[[Table], Table]
 
@@ -430,26 +429,41 @@ def _index_back(call: Call, grads: Sequence[Table | None]) -> Gradients:
 
 
 @forward("index_add")
-def _added_at(call: Call) -> State | list[State]:
-    """Slices of a source added where an index says; run on draws where it is not known."""
+def _added_at(call: Call) -> State:
+    """Slices of a source added where an index says, or anywhere if it depends on the data."""
     x, source, (d, index) = call["self"], call["source"], _places(call)
+    size, how = call.shape[d], CLOSED
     if index is None:
-        return sampled(call)
-    table = scattered(source.table, d, index, call.shape[d])
+        table, how = _anywhere(source.table, d, size), f"{ASSUMED}: added at places drawn uniformly"
+    else:
+        table = scattered(source.table, d, index, size)
     alpha = float(call.node.get("alpha") or 1.0)
-    return State(add(x.table, table, alpha), CLOSED, call.token(), roots=call.roots)
+    return State(add(x.table, table, alpha), how, call.token(), roots=call.roots)
+
+
+def _anywhere(source: Table, dim: int, size: int) -> Table:
+    """The sums of n slices at places drawn uniformly among N.
+
+    *Definition.* At a place there are n/N slices in the mean and n(n - 1)/N^2 ordered pairs of two;
+    so many are there of one slice here and one at another place.
+    """
+    opened, n = source.own(dim), source.shape[dim]
+    mean, same, differ, _, _ = opened._parts(dim)
+    mean, same, differ = (x.mean(-1, keepdims=True) for x in (mean, same, differ))
+    single, pairs = n / size, n * (n - 1) / size**2
+    return opened._with(dim, size, single * mean, single * same + pairs * differ, pairs * differ)
 
 
 @backward("index_add")
 def _added_at_back(call: Call, grads: Sequence[Table | None]) -> Gradients:
     (g,) = grads
     assert g is not None
-    d, index = _places(call)
-    if index is None:
-        yield from sampled_back(call, grads)
-        return
+    (d, index), source = _places(call), call["source"]
     yield call.index("self"), reduced_to(g, call["self"].shape)
-    yield call.index("source"), g.gather(d, index) * float(call.node.get("alpha") or 1.0)
+    picked = Table.iid(source.shape, g.average, g.second_moment)
+    if index is not None:
+        picked = g.gather(d, index)
+    yield call.index("source"), picked * float(call.node.get("alpha") or 1.0)
 
 
 def _places(call: Call) -> tuple[int, np.ndarray | None]:
