@@ -142,3 +142,27 @@ def test_a_kept_matrix_counts_with_what_it_holds() -> None:
     plan = fanin.plan(Dequantised(nn.Parameter(codes, False)), fanin.spec((16, 64)))
     assert plan.left_alone == {"kept": "a tensor of int8 cannot be drawn"}
     assert plan["layer.weight"].std == pytest.approx(100 / codes.float().norm().item(), rel=0.05)
+
+
+class Spectral(nn.Module):
+    """A filter of complex numbers, which cannot be drawn and counts with both its parts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        self.mix = nn.Parameter(torch.randn(33, 33, dtype=torch.cfloat, generator=generator))
+        self.layer = nn.Linear(66, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = torch.fft.rfft(x, norm="ortho") @ self.mix
+        return self.layer(torch.cat([z.real, z.imag], -1))
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_kept_complex_matrix_counts_with_both_parts() -> None:
+    """E|X_k|^2 = 1 of an orthonormal transform, so E|z|^2 = |M|^2/33, half of it in each part."""
+    model = Spectral()
+    plan = fanin.plan(model, fanin.spec((8, 64)))
+    assert plan.left_alone == {"mix": "a tensor of complex64 cannot be drawn"}
+    second = model.mix.detach().abs().pow(2).sum().item() / 33 / 2
+    assert plan["layer.weight"].std == pytest.approx(1 / math.sqrt(66 * second), rel=0.01)

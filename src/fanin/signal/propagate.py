@@ -195,7 +195,8 @@ def _stated(graph: Graph, parameter: Parameter, value: Value, statement: Stateme
         table = statement.table(value.shape)
         gaussian = statement.structure != "constant"
         return State(table, CLOSED, value.index, gaussian=gaussian, roots=frozenset({value.index}))
-    array = np.asarray(statement, dtype=np.float64)
+    array = np.asarray(statement)
+    array = array if array.dtype.kind == "c" else array.astype(np.float64)
     if array.shape != value.shape:
         raise ArgumentError(
             f"propagate(parameters[{parameter.name!r}])",
@@ -204,6 +205,10 @@ def _stated(graph: Graph, parameter: Parameter, value: Value, statement: Stateme
         )
     roots = frozenset({value.index})
     data = np.asarray(statement)
+    if array.dtype.kind == "c":  # E[z_i conj(z_j)]
+        real, imaginary = Table.measured(array.real), Table.measured(array.imag)
+        table = Table(real.dims, real.mean, real.pairs + imaginary.pairs)
+        return State(table, CLOSED, value.index, roots=roots, data=data)
     if parameter.kind == "parameter" and _elementwise(graph, value):
         array, data = ordered(array), ordered(data)
         table = profiled(array)

@@ -44,7 +44,7 @@ def constants(model: nn.Module) -> dict[str, float]:
 
 
 class Held(Mapping[str, Any]):
-    """What the parameters and buffers of a model hold, as float64 arrays made when asked for."""
+    """What the parameters and buffers of a model hold, as wide arrays made when asked for."""
 
     def __init__(self, model: nn.Module) -> None:
         self._tensors = {n: t.tensor for t in named_tensors(model) for n in t.names}
@@ -54,7 +54,8 @@ class Held(Mapping[str, Any]):
         readable = type(tensor) in (torch.Tensor, nn.Parameter, nn.Buffer) and not tensor.is_meta
         if is_lazy(tensor) or not readable or not 0 < tensor.numel() <= _READABLE:
             raise KeyError(name)
-        return tensor.detach().double().cpu().numpy()
+        wide = torch.complex128 if tensor.is_complex() else torch.float64
+        return tensor.detach().to(wide).cpu().numpy()
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)
