@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,7 @@ ROWS = st.builds(
 )
 PLANS = st.builds(
     Plan,
-    rows=st.lists(ROWS, max_size=3).map(tuple),
+    rows=st.lists(ROWS, max_size=3, unique_by=lambda row: row.path).map(tuple),
     rule=TEXT,
     stretches=st.lists(
         st.builds(Stretch, st.lists(TEXT, max_size=2).map(tuple), TEXT, TEXT, TEXT), max_size=2
@@ -83,7 +84,8 @@ def test_what_is_not_a_plan_is_an_error_that_says_where() -> None:
     assert store.from_dict(good)["w"].shape == (2,)
     assert message([]) == "plan: expected a mapping, got list"
     assert message({**good, "format": "fanin.plan/9"}) == (
-        "plan.format: expected fanin.plan/1, got 'fanin.plan/9'"
+        "plan.format: expected fanin.plan/1, got 'fanin.plan/9'; use the version of fanin that "
+        "wrote it"
     )
     assert message({**good, "sed": 1}) == (
         "plan: expected keys rows, rule, stretches, notes, stream, seed, got 'sed'"
@@ -113,6 +115,75 @@ def test_what_is_not_a_plan_is_an_error_that_says_where() -> None:
     assert message({**good, "rows": [extra]}) == (
         "plan.rows[0].values: expected keys mean, std, got 'sigma'"
     )
+
+
+ROW = {"path": "w", "shape": [4, 4], "role": "hidden", "rule": "given", "reason": "so"}
+NORMAL = {"kind": "normal", "std": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"kind": "weird"}, "plan.rows[0].kind: expected one of parameter, buffer, parametrized"),
+        ({"lr": -1}, "plan.rows[0].lr: expected a number above 0, got -1"),
+        ({"values": {"kind": ["normal"]}}, "plan.rows[0].values.kind: expected one of normal"),
+        (
+            {"values": {"kind": "stack", "blocks": [{"rows": -4, **NORMAL}]}},
+            "plan.rows[0].values.blocks: expected rows and a distribution",
+        ),
+        (
+            {"values": {"kind": "stack", "blocks": [{"rows": True, **NORMAL}]}},
+            "plan.rows[0].values.blocks: expected rows and a distribution",
+        ),
+        (
+            {"values": {"kind": "mirrored", "values": NORMAL, "pairs": [[0, 1]], "coherence": -1}},
+            "plan.rows[0].values.coherence: expected a number above 0, got -1",
+        ),
+        (
+            {"centre": {"weight": "w", "mean": 0.5, "groups": 0}},
+            "plan.rows[0].centre.groups: expected a number above 0, got 0",
+        ),
+    ],
+    ids=str,
+)
+def test_fields_outside_their_domain(fields: dict[str, object], expected: str) -> None:
+    content = {"format": store.FORMAT, "rule": "auto", "rows": [{**ROW, **fields}]}
+    assert message(content).startswith(expected)
+
+
+def test_two_rows_of_one_path() -> None:
+    assert message({"format": store.FORMAT, "rule": "auto", "rows": [ROW, ROW]}) == (
+        "plan.rows: expected one row for each path, got two of 'w'"
+    )
+
+
+def test_files_that_would_fill_the_memory_or_the_stack(tmp_path: Path) -> None:
+    """A YAML file of 500 bytes that stands for 9^9 elements; 100,000 brackets."""
+    letters = "abcdefghij"
+    lines = ["a: &a [x, x, x, x, x, x, x, x, x]"]
+    lines += [
+        f"{one}: &{one} [{', '.join([f'*{before}'] * 9)}]" for before, one in pairwise(letters)
+    ]
+    (tmp_path / "laughs.yaml").write_text("\n".join([*lines, "format: *j"]))
+    with pytest.raises(PlanError, match=r"plan\.format: expected") as caught:
+        store.load_plan(tmp_path / "laughs.yaml")
+    assert len(str(caught.value)) < 500
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    with pytest.raises(DataError, match="expected a plan, got data nested too deeply"):
+        store.load_plan(tmp_path / "deep.json")
+    (tmp_path / "bytes.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(DataError, match="expected text in UTF-8"):
+        store.load_plan(tmp_path / "bytes.yaml")
+
+
+def test_a_plan_does_not_steer_the_terminal() -> None:
+    row = {**ROW, "reason": "\x1b[2Jgone", "values": NORMAL}
+    plan = store.from_dict(
+        {"format": store.FORMAT, "rule": "auto", "rows": [row], "notes": ["\x07"]}
+    )
+    assert "\x1b" not in str(plan)
+    assert "\x07" not in str(plan)
+    assert "[2Jgone" in str(plan)
 
 
 def test_files_that_are_missing_or_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

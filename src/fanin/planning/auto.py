@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from fanin import draw
-from fanin.errors import FaninError, NotCoveredError
+from fanin.errors import ArgumentError, FaninError, NotCoveredError
 from fanin.planning.centring import can_sum_to_zero, lacks_bias, misses_taps
 from fanin.planning.choice import Choice, Draws, centre_stays_inside, drawn_as, normal
 from fanin.planning.logits import attended
@@ -148,22 +148,25 @@ class Auto:
         target, why = _target(weight, scene)
         source = weight.source
         assert source is not None
-        name = self._shown(source.function) if source.function else described(weight)
+        name = self._activations.shown(source.function) if source.function else described(weight)
         reason = f"reads {name}, E[x^2] = {second:.4g}{why}"
         std = math.sqrt(target / (weight.fans.fan_in * second))
         return Choice("second_moment", reason, normal(std), reads.how)
-
-    def _shown(self, function: Function) -> str:
-        return self._activations.activation(function).name
 
     # --- plain stretches -----------------------------------------------------------------------
 
     def _plain(self, scene: Scene, members: list[Weight]) -> _Decision:
         """The rule of one stretch, and why."""
-        functions = {
-            self._activations.activation(f): f for w in members for f in functions_between(w, scene)
-        }
         paths = tuple(w.path for w in members)
+        try:
+            functions = {
+                self._activations.activation(f): f
+                for w in members
+                for f in functions_between(w, scene)
+            }
+        except ArgumentError as error:  # not finite everywhere, or no number
+            reason = f"no rule can judge it: {error}"
+            return _Decision("second_moment", {}, plain_stretch(paths, "second_moment", reason))
         size = size_of(members, scene)
         depth = size["depth"]
         if not functions or not depth:
@@ -279,7 +282,8 @@ class Auto:
             taps = math.prod(weight.shape[2:]) * weight.shape[1] / weight.fans.fan_in
             inner = draw.Orthogonal(gain * math.sqrt(taps), keep="second_moment")
         power = 1 / (2 * rule.last_variance)
-        reason = f"reads pairs of {self._shown(source.function)}, odd part of E[g^2] = {power:.4g}"
+        shown = self._activations.shown(source.function)
+        reason = f"reads pairs of {shown}, odd part of E[g^2] = {power:.4g}"
         values = Mirrored(inner, pairs, coherence)
         return Choice("mirrored", reason, values, rule.exactness, beta, centre=rule.centre)
 
@@ -299,7 +303,7 @@ class Auto:
             reason = f"reads {described(weight)}, E[x^2] = {second:.4g}"
             return Choice(decision.rule, reason, normal(std), reads.how, beta, noise)
         rule = self._solved(weight, source.function, decision)
-        shown, centre = self._shown(source.function), rule.centre
+        shown, centre = self._activations.shown(source.function), rule.centre
         misses = misses_taps(weight) and not self._by_one_tap(weight, scene)
         by_weight = misses or lacks_bias(weight, scene, head=True)
         counts = centre**2 > 1e-12 * float(rule.moments.variance)

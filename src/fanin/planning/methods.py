@@ -64,12 +64,26 @@ def method(rule: object, paths: Sequence[str] = ()) -> Method:
     if hasattr(rule, "choose") and hasattr(rule, "prepare") and not isinstance(rule, type):
         return rule  # type: ignore[return-value]
     if callable(rule):
-        return method(rule(), paths)
+        return method(_called(rule), paths)
     raise ArgumentTypeError(
         "rule",
         expected="a name, a distribution, a recipe, or a mapping of patterns to these",
         got=repr(rule),
     )
+
+
+def _called(rule: Callable[[], Any]) -> Any:
+    """What a callable without arguments makes."""
+    try:
+        return rule()
+    except TypeError as error:
+        raise ArgumentTypeError(
+            "rule",
+            expected="a name, a distribution, a recipe, or what makes one when called without "
+            "arguments",
+            got=f"{getattr(rule, '__name__', rule)!r}: {error}",
+            fix="give a distribution such as fanin.draw.Normal(0, std), or a rule's name",
+        ) from error
 
 
 def _by_name(name: str, parameters: Mapping[str, Any]) -> Method:

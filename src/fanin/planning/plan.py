@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from fanin import draw
-from fanin.errors import PlanError
+from fanin.errors import ArgumentTypeError, PlanError
 from fanin.planning.names import near
 
 Kind = Literal["parameter", "buffer", "parametrized"]
@@ -56,7 +56,9 @@ class Mirrored:
 
     def fits(self, shape: tuple[int, ...]) -> bool:
         """Whether a tensor of this shape is made of such pairs."""
-        return all(a < len(shape) and shape[a] % (2 * span) == 0 for a, span in self.pairs)
+        axes = [axis for axis, _ in self.pairs]
+        inside = all(0 <= axis < len(shape) for axis in axes) and len(set(axes)) == len(axes)
+        return inside and all(n > 0 and shape[axis] % (2 * n) == 0 for axis, n in self.pairs)
 
 
 Values = draw.Distribution | Stack | Mirrored
@@ -215,6 +217,13 @@ class Plan:
 
     def diff(self, other: Plan) -> Diff:
         """What differs in `other`: rows added, removed, changed."""
+        if not isinstance(other, Plan):
+            raise ArgumentTypeError(
+                "plan.diff(other)",
+                expected="a Plan",
+                got=type(other).__name__,
+                fix="read a file with fanin.load_plan",
+            )
         mine, theirs = ({row.path: row for row in plan.rows} for plan in (self, other))
         changed = {
             path: {
@@ -303,6 +312,8 @@ def _orthogonal_std(
 ) -> float:
     """Root mean square of an element: gain / sqrt(the longer side of each matrix)."""
     start = values.batch_dims if isinstance(values, draw.Orthogonal) else 0
+    if len(shape) < start + 2:
+        raise PlanError("moments", expected=f"a matrix behind {start} axes", got=f"shape {shape}")
     rows, columns = shape[start] // values.groups, math.prod(shape[start + 1 :])
     if isinstance(values, draw.DeltaOrthogonal):  # all but one tap are zero
         taps = math.prod(shape[2:])

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from fanin import draw
-from fanin.errors import FaninError
+from fanin.errors import ArgumentError, FaninError
 from fanin.planning.choice import Choice, normal
 from fanin.planning.plan import Stack, Stretch
 from fanin.planning.roles import Scene, Weight
@@ -39,6 +39,13 @@ class Activations:
         if key not in self._made:
             self._made[key] = activation(function.name or _Named(function))
         return self._made[key]
+
+    def shown(self, function: Function) -> str:
+        """Its name, or its formula where it is not finite everywhere."""
+        try:
+            return self.activation(function).name
+        except ArgumentError:
+            return function.text
 
     def rule(self, name: str, function: Function, **parameters: Any) -> LayerRule:
         """The rule for a fused function."""

@@ -266,7 +266,7 @@ class _Solver:
                 states[index] = self._averaged(states[index], states[node.inputs[0]])
 
     def _asks(self, index: int) -> bool:
-        """Whether a leaf is one that asks what its operation reads: a bias follows its weight."""
+        """Whether a leaf is decided by what the other operands are, such as positions."""
         return self.scene.graph.values[index].kind == "parameter"
 
     def _made(self, node: Node) -> list[State]:
@@ -319,8 +319,9 @@ class _Solver:
         weight = self.scene.weights.get(name)
         if weight is None or self._kept(weight) is not None:
             return self.values.get(name)
-        drawn = weight.is_matrix or self.choice(weight.path).values is not None
-        return None if drawn else self.values.get(name)
+        if weight.is_matrix or (weight.role == "bias" and weight.path not in self.choices):
+            return None  # decided where an operation uses it
+        return None if self.choice(weight.path).values is not None else self.values.get(name)
 
     def _state(self, path: str, index: int) -> State:
         """The state of a parameter as an operation reads it, from its choice."""
@@ -463,4 +464,4 @@ def _unknown(weight: Weight) -> Given:
     if weight.role in ("norm shift", "bias", "position", "logit bias", "special"):
         return _ZERO
     fan = weight.use.fans.fan_in if weight.use is not None and weight.use.fans else 1.0
-    return Given(variance=1.0 / fan)
+    return Given(variance=1.0 / max(fan, 1.0))

@@ -5,13 +5,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
+import reprlib
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from fanin import draw
-from fanin.errors import DataError, MissingDependencyError, PlanError
-from fanin.planning.plan import Centre, Mirrored, Plan, Row, Stack, Stretch, Values
+from fanin.errors import ArgumentTypeError, DataError, MissingDependencyError, PlanError
+from fanin.planning.plan import Centre, Kind, Mirrored, Plan, Row, Stack, Stretch, Values
 
 FORMAT = "fanin.plan/1"
 _DISTRIBUTIONS: dict[str, type[Any]] = {
@@ -23,6 +26,9 @@ _DISTRIBUTIONS: dict[str, type[Any]] = {
     "orthogonal": draw.Orthogonal,
     "delta_orthogonal": draw.DeltaOrthogonal,
 }
+_DOMAINS = {"Kind": get_args(Kind)}
+_LONGEST = 300  # characters of a value in a message
+_POSITIVE = ("lr", "groups", "shared_by")
 _NAMES = {kind: name for name, kind in _DISTRIBUTIONS.items()}
 
 
@@ -55,7 +61,12 @@ def from_dict(content: object) -> Plan:
     data = _mapping(content, "plan")
     found = data.pop("format", None)
     if found != FORMAT:
-        raise PlanError("plan.format", expected=FORMAT, got=repr(found))
+        raise PlanError(
+            "plan.format",
+            expected=FORMAT,
+            got=_shown(found),
+            fix="use the version of fanin that wrote it" if _is("str", found) else None,
+        )
     rows = [
         _build(Row, row, f"plan.rows[{i}]") for i, row in enumerate(_list(data, "rows", "plan"))
     ]
@@ -63,6 +74,9 @@ def from_dict(content: object) -> Plan:
         _build(Stretch, s, f"plan.stretches[{i}]")
         for i, s in enumerate(_list(data, "stretches", "plan"))
     ]
+    twice = [path for path, n in Counter(row.path for row in rows).items() if n > 1]
+    if twice:
+        raise PlanError("plan.rows", expected="one row for each path", got=f"two of {twice[0]!r}")
     data["rows"], data["stretches"] = rows, stretches
     plan: Plan = _build(Plan, data, "plan")
     if plan.stream != draw.STREAM_VERSION:
@@ -87,15 +101,21 @@ def save(plan: Plan, path: str | Path) -> Path:
 
     Raises:
         PlanError: another ending.
+        DataError: the file cannot be written.
         MissingDependencyError: YAML without pyyaml.
     """
-    target = Path(path)
+    target = _path(path, "plan.save(path)")
     content = to_dict(plan)
     if _is_yaml(target):
         text = _yaml().safe_dump(content, sort_keys=False, allow_unicode=True, width=100)
     else:
         text = json.dumps(content, indent=1, allow_nan=False) + "\n"
-    target.write_text(text, encoding="utf-8")
+    try:
+        target.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise DataError(
+            str(target), expected="a file that can be written", got=_system(error)
+        ) from error
     return target
 
 
@@ -103,16 +123,24 @@ def load_plan(path: str | Path) -> Plan:
     """Read a plan that `save` wrote.
 
     Raises:
-        DataError: the file is missing or is no JSON or YAML.
+        DataError: the file is missing, cannot be read, or is no JSON or YAML.
         PlanError: its content is not that of a plan.
     """
-    source = Path(path)
+    source = _path(path, "load_plan(path)")
     is_yaml = _is_yaml(source)
     try:
         text = source.read_text(encoding="utf-8")
         content = _yaml().safe_load(text) if is_yaml else json.loads(text)
     except FileNotFoundError as error:
         raise DataError(str(source), expected="a plan's file", got="no file") from error
+    except OSError as error:
+        raise DataError(
+            str(source), expected="a file that can be read", got=_system(error)
+        ) from error
+    except UnicodeDecodeError as error:
+        raise DataError(str(source), expected="text in UTF-8", got=str(error)) from error
+    except RecursionError as error:
+        raise DataError(str(source), expected="a plan", got="data nested too deeply") from error
     except ValueError as error:
         raise DataError(str(source), expected="JSON", got=str(error)) from error
     except Exception as error:
@@ -146,9 +174,9 @@ def values_from_dict(content: object, where: str) -> Values:
         return Stack(tuple(_block(b, where) for b in _list(data, "blocks", where)))
     if kind == "mirrored":
         return _mirrored(data, where)
-    if kind not in _DISTRIBUTIONS:
+    if not isinstance(kind, str) or kind not in _DISTRIBUTIONS:
         known = ", ".join((*_DISTRIBUTIONS, "stack", "mirrored"))
-        raise PlanError(f"{where}.kind", expected=f"one of {known}", got=repr(kind))
+        raise PlanError(f"{where}.kind", expected=f"one of {known}", got=_shown(kind))
     try:
         return _build(_DISTRIBUTIONS[kind], data, where)  # type: ignore[no-any-return]
     except PlanError:
@@ -162,8 +190,9 @@ def _block(content: object, where: str) -> tuple[int, draw.Distribution]:
     data = _mapping(content, f"{where}.blocks")
     rows = data.pop("rows", None)
     values = values_from_dict(data, f"{where}.blocks")
-    if not isinstance(rows, int) or isinstance(values, Stack | Mirrored):
-        raise PlanError(f"{where}.blocks", expected="rows and a distribution", got=repr(content))
+    counted = _is("int", rows) and rows > 0
+    if not counted or isinstance(values, Stack | Mirrored):
+        raise PlanError(f"{where}.blocks", expected="rows and a distribution", got=_shown(content))
     return rows, values
 
 
@@ -176,8 +205,10 @@ def _mirrored(data: dict[str, Any], where: str) -> Mirrored:
     numbers = all(len(p) == 2 and all(_is("int", n) for n in p) for p in pairs)
     if data or not pairs or not numbers or not _is("float", coherence):
         raise PlanError(
-            where, expected="values, pairs of integers and a coherence", got=repr(data or pairs)
+            where, expected="values, pairs of integers and a coherence", got=_shown(data or pairs)
         )
+    if coherence <= 0:
+        raise PlanError(f"{where}.coherence", expected="a number above 0", got=_shown(coherence))
     if isinstance(inner, Stack | Mirrored):
         raise PlanError(f"{where}.values", expected="a distribution", got=type(inner).__name__)
     return Mirrored(inner, tuple((p[0], p[1]) for p in pairs), float(coherence))
@@ -226,14 +257,26 @@ def _value(field: dataclasses.Field[Any], value: Any, where: str) -> Any:
         items = value if isinstance(value, list) else None
         element = next((kind for kind in ("int", "float", "str") if kind in expected), "")
         if items is None or (element and not all(_is(element, item) for item in items)):
-            raise PlanError(place, expected=f"a list of {element or 'records'}", got=repr(value))
+            expected = f"a list of {element or 'records'}"
+            raise PlanError(place, expected=expected, got=_shown(value))
         return tuple(items)
     known = [kind for kind in ("int", "float", "str") if kind in expected.split(" | ")]
     if value is None and "None" in expected:
         return None
     if known and not any(_is(kind, value) for kind in known):
-        raise PlanError(place, expected=f"a value of kind {expected}", got=repr(value))
+        raise PlanError(place, expected=f"a value of kind {expected}", got=_shown(value))
+    if expected in _DOMAINS and value not in _DOMAINS[expected]:
+        listed = ", ".join(_DOMAINS[expected])
+        raise PlanError(place, expected=f"one of {listed}", got=_shown(value))
+    if field.name in _POSITIVE and value <= 0:
+        raise PlanError(place, expected="a number above 0", got=_shown(value))
     return float(value) if known == ["float"] and "fan" not in field.name else value
+
+
+def _shown(value: object) -> str:
+    """What came, cut to a bearable length: a file may hold anything."""
+    text = reprlib.repr(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 def _is(kind: str, value: Any) -> bool:
@@ -258,6 +301,18 @@ def _list(data: Mapping[str, Any], key: str, where: str) -> list[Any]:
     if not isinstance(value, list):
         raise PlanError(f"{where}.{key}", expected="a list", got=type(value).__name__)
     return value
+
+
+def _path(path: object, where: str) -> Path:
+    """A path, or an error."""
+    if not isinstance(path, str | os.PathLike):
+        raise ArgumentTypeError(where, expected="a path", got=type(path).__name__)
+    return Path(path)
+
+
+def _system(error: OSError) -> str:
+    """What the system says."""
+    return error.strerror or type(error).__name__
 
 
 def _is_yaml(path: Path) -> bool:

@@ -13,6 +13,7 @@ from fanin import draw
 from fanin.planning.plan import Mirrored, Plan, Row, Stack, Values
 
 _HEADS = ("path", "shape", "role", "fans", "rule", "values", "why")
+_NARROWEST = 40
 _REASON = 24  # characters of a reason that are left where columns are cut
 _LAYER = re.compile(r"(?<![^.])\d+(?![^.])")
 _PATH = re.compile(r"\.[A-Za-z_]|[A-Za-z_]\.")
@@ -30,10 +31,10 @@ def table(plan: Plan, width: int | None = None, *, every_row: bool = False) -> s
 
     Args:
         plan: the plan.
-        width: in characters; the terminal's if not given.
+        width: in characters; the terminal's if not given; at least 40.
         every_row: one line for each row.
     """
-    width = width or shutil.get_terminal_size((100, 24)).columns
+    width = max(width or shutil.get_terminal_size((100, 24)).columns, _NARROWEST)
     groups = [[row] for row in plan.rows] if every_row else _alike(plan.rows)
     cells = [_together(members) for members in groups if members[0].values is not None]
     *widths, reasons = _widths([_HEADS, *cells])
@@ -54,7 +55,12 @@ def table(plan: Plan, width: int | None = None, *, every_row: bool = False) -> s
             text += _wrapped(f"{s.kind}, {s.rule}: {s.reason}", width, "    ")
     if plan.notes:
         text += ["", *(line for note in plan.notes for line in _wrapped(f"note: {note}", width))]
-    return "\n".join(text)
+    return "\n".join(map(_printable, text))
+
+
+def _printable(line: str) -> str:
+    """A line without what would steer the terminal; a plan may come from anywhere."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in line)
 
 
 def _blocks(lines: Sequence[Sequence[str]], width: int) -> list[str]:

@@ -11,17 +11,17 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import keystr, tree_flatten_with_path, tree_leaves
 
 from fanin import draw
 from fanin.draw.fill import kernels_for
-from fanin.errors import PlanError
-from fanin.planning.plan import Mirrored, Plan, Row, Stack
+from fanin.errors import ArgumentError, ArgumentTypeError, PlanError
+from fanin.planning.plan import Centre, Mirrored, Plan, Row, Stack
 from fanin.planning.solve import solve
 from fanin.signal.graph import Graph
 from fanin.signal.spec import Spec
 from fanin.torch.present import Held, constants, kept, present
-from fanin.torch.slots import fixes_scale, refuse, writable
+from fanin.torch.slots import fixes_scale, inside, refuse, writable
 from fanin.torch.tracing.modules import is_lazy, named_tensors, original
 from fanin.torch.tracing.trace import Inputs, trace
 from fanin.torch.writing.centring import centre_
@@ -30,7 +30,7 @@ from fanin.torch.writing.materialize import wrapper_notes
 from fanin.torch.writing.progress import progress
 from fanin.torch.writing.seeds import seed_of
 from fanin.torch.writing.undo import Undo
-from fanin.torch.writing.write import refuse_values, write_
+from fanin.torch.writing.write import refuse_placeholder, refuse_values, write_
 
 
 def plan(model: nn.Module, inputs: Inputs, rule: object = "auto") -> Plan:
@@ -50,6 +50,7 @@ def plan(model: nn.Module, inputs: Inputs, rule: object = "auto") -> Plan:
 
     Raises:
         TraceError: the model does not run on these inputs.
+        ArgumentError: inputs without a sample, or with a nan or inf.
         UnknownNameError: no such rule.
         PlanError: a pattern that matches nothing.
 
@@ -113,11 +114,37 @@ def init_(
 
 def _planned(model: nn.Module, inputs: Inputs, rule: object, keep: Mapping[str, str]) -> Plan:
     """Trace and solve."""
+    _check_inputs(inputs)
     graph = trace(model, inputs)
     given = _given(graph, inputs)
     return solve(
         graph, rule, inputs=given, keep=keep, constants=constants(model), values=Held(model)
     )
+
+
+def _check_inputs(inputs: Inputs) -> None:
+    """Refuse data that says nothing: no sample at all, or numbers that are none.
+
+    Minus infinity is what masks are made of.
+    """
+    found = tree_flatten_with_path(inputs)[0]
+    tensors = {keystr(key): t for key, t in found if isinstance(t, torch.Tensor)}
+    if tensors and all(t.numel() == 0 for t in tensors.values()):
+        key, tensor = next(iter(tensors.items()))
+        raise ArgumentError(
+            f"inputs{key}", expected="at least one sample", got=f"shape {tuple(tensor.shape)}"
+        )
+    for key, tensor in tensors.items():
+        if not tensor.is_floating_point() or tensor.is_meta:
+            continue
+        bad = int((tensor.isnan() | tensor.isposinf()).sum())
+        if bad:
+            raise ArgumentError(
+                f"inputs{key}",
+                expected="finite numbers",
+                got=f"{bad} of {tensor.numel()} that are nan or inf",
+                fix="clean them, or give a fanin.spec in their place",
+            )
 
 
 def _given(graph: Graph, inputs: Inputs) -> dict[str, Any]:
@@ -237,6 +264,13 @@ def _check_memory(model: nn.Module) -> None:
 
 def _check(model: nn.Module, plan: Plan) -> None:
     """Whether the plan is of this model, and all that it writes can be written."""
+    if not isinstance(plan, Plan):
+        raise ArgumentTypeError(
+            "apply_(plan)",
+            expected="a Plan",
+            got=type(plan).__name__,
+            fix="make one with fanin.plan, or read a file with fanin.load_plan",
+        )
     names = {n for t in named_tensors(model) for n in t.names}
     planned = {n for row in plan.rows for n in (row.path, *row.names)}
     unplanned = sorted(names - planned)
@@ -256,6 +290,8 @@ def _check(model: nn.Module, plan: Plan) -> None:
         if kind not in known:
             refuse_values(f"apply_: {row.path}", tensor.detach(), row.values)
             known.add(kind)
+        if row.kind == "parameter":
+            refuse_placeholder(f"apply_: {row.path}", tensor.detach())
 
 
 def _fits(model: nn.Module, row: Row) -> torch.Tensor | None:
@@ -291,9 +327,36 @@ def _fits(model: nn.Module, row: Row) -> torch.Tensor | None:
             expected=f"a shape of pairs along {row.values.pairs}",
             got=f"shape {row.shape}",
         )
-    elif isinstance(row.values, draw.Orthogonal | draw.DeltaOrthogonal) and len(row.shape) < 2:
-        raise PlanError(f"apply_: {row.path}", expected="a matrix", got=f"shape {row.shape}")
+    elif isinstance(row.values, draw.Orthogonal | draw.DeltaOrthogonal):
+        batch = row.values.batch_dims if isinstance(row.values, draw.Orthogonal) else 0
+        if len(row.shape) < batch + 2:
+            raise PlanError(f"apply_: {row.path}", expected="a matrix", got=f"shape {row.shape}")
+    if row.centre is not None:
+        _centre_fits(model, row, row.centre)
     return tensor
+
+
+def _centre_fits(model: nn.Module, row: Row, centre: Centre) -> None:
+    """Whether what a row's centre asks can be done, which is tried without memory."""
+    where = f"apply_: {row.path}"
+    try:
+        weight = _tensor(model, centre.weight)
+    except AttributeError:
+        raise PlanError(
+            where, expected=f"the weight {centre.weight} that it centres", got="none"
+        ) from None
+    if is_lazy(weight):
+        return
+    own, of = (torch.empty(tuple(s), device="meta") for s in (row.shape, weight.shape))
+    try:
+        centre_(own, centre, None if centre.weight == row.path else of)
+    except Exception as error:  # whatever axes, groups and parts of another layer lead to
+        raise PlanError(
+            where,
+            expected=f"a centre that fits {centre.weight} of shape {tuple(weight.shape)}",
+            got=" ".join(str(error).split())[:200],
+            fix="make the plan from this model",
+        ) from error
 
 
 def _turn(row: Row) -> tuple[bool, bool, int]:
@@ -321,14 +384,15 @@ def _memory(model: nn.Module, row: Row) -> int | None:
 def _owner(model: nn.Module, path: str) -> tuple[nn.Module, str]:
     """The module of a tensor and its name there."""
     owner, _, name = path.rpartition(".")
-    return model.get_submodule(owner), name
+    return inside(model, owner), name
 
 
 def _tensor(model: nn.Module, path: str) -> torch.Tensor:
     """A parameter, or a weight as its parametrization computes it."""
     owner, name = _owner(model, path)
     tensor = getattr(owner, name)
-    assert isinstance(tensor, torch.Tensor)
+    if not isinstance(tensor, torch.Tensor):
+        raise AttributeError(path)
     return tensor
 
 

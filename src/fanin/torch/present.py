@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from fanin.errors import ArgumentError
+from fanin.errors import ArgumentError, ArgumentTypeError
 from fanin.planning.names import near
 from fanin.torch.slots import unwritable
 from fanin.torch.tracing.modules import is_lazy, named_tensors
@@ -79,9 +79,14 @@ def present(model: nn.Module, only_missing: bool | Iterable[str]) -> dict[str, s
 
     Raises:
         ArgumentError: a missing name that is no parameter or buffer.
+        ArgumentTypeError: something else than names.
     """
     tensors = {n: t for t in named_tensors(model) for n in t.names}
     if not isinstance(only_missing, bool):
+        if isinstance(only_missing, str) or not isinstance(only_missing, Iterable):
+            raise ArgumentTypeError(
+                "only_missing", expected="True, False, or a list of names", got=repr(only_missing)
+            )
         wanted = set(only_missing)
         unknown = sorted(wanted - set(tensors))
         if unknown:
@@ -108,7 +113,11 @@ def _flagged(tensor: torch.Tensor) -> str | None:
 def _untouchable(tensor: torch.Tensor) -> str | None:
     """Why a tensor's type forbids drawing: quantised, integer, complex."""
     reason = unwritable(tensor)
-    typed = reason is not None and ("quantised" in reason or reason.startswith("a tensor of"))
+    if reason == "a tensor without elements" and tensor.dim() < 2:
+        return None  # it may stand for one that is elsewhere, which is an error
+    typed = reason is not None and (
+        "quantised" in reason or reason.startswith("a tensor of") or "without elements" in reason
+    )
     return f"{reason} cannot be drawn" if typed else None
 
 

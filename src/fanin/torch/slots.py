@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -62,6 +63,11 @@ def _is_computed(tensor: torch.Tensor) -> bool:
     return base is not None and base.grad_fn is not None
 
 
+def inside(module: nn.Module, path: str) -> nn.Module:
+    """The module at a path; scripted ones have no `get_submodule`."""
+    return functools.reduce(getattr, path.split("."), module) if path else module
+
+
 @contextmanager
 def writable(module: nn.Module, name: str, *, scale_fixed: bool = False) -> Iterator[torch.Tensor]:
     """The tensor to fill so that `module.name` has these values afterwards.
@@ -79,7 +85,7 @@ def writable(module: nn.Module, name: str, *, scale_fixed: bool = False) -> Iter
         NotCoveredError: the parametrization cannot take this value; the old one is kept.
     """
     path, _, leaf = name.rpartition(".")
-    owner = module.get_submodule(path)
+    owner = inside(module, path)
     assign = _assigner(owner, leaf)
     if assign is None:
         yield getattr(owner, leaf)

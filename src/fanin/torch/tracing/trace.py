@@ -94,6 +94,9 @@ class _Pass:
     def __init__(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.model, self.args, self.kwargs = model, args, kwargs
         self.named = named_tensors(model)
+        whole = args[0] if len(args) == 1 and not kwargs else None
+        names = [key for key in whole if isinstance(key, str)] if isinstance(whole, dict) else []
+        self.strange = next((n for n in names if not _takes(model, {n: None})), None)
 
     def run(self, *, real: bool, grad: bool) -> Graph:
         """Run the forward pass and return what was recorded."""
@@ -216,6 +219,8 @@ class _Pass:
         path, op = self._place(error)
         what = f"{op}: {error}" if op else f"{type(error).__name__}: {error}"
         fix = "run the model on these inputs by itself to see the whole traceback"
+        if self.strange:
+            fix = f"forward has no argument {self.strange!r}, so that it got the whole dict"
         if isinstance(error, NeedsDataError) or (
             isinstance(error, NotImplementedError) and not real
         ):
@@ -288,9 +293,17 @@ def _arguments(model: nn.Module, inputs: Inputs) -> tuple[tuple[Any, ...], dict[
     return (inputs,), {}
 
 
+def _signature(model: nn.Module) -> Sequence[inspect.Parameter]:
+    """The arguments of the forward pass; none are known of a model that `torch.jit` traced."""
+    try:
+        return tuple(inspect.signature(model.forward).parameters.values())
+    except ValueError:
+        return ()
+
+
 def _takes(model: nn.Module, inputs: Mapping[str, Any]) -> bool:
     """Whether the model's forward takes these names as keyword arguments."""
-    parameters = inspect.signature(model.forward).parameters.values()
+    parameters = _signature(model)
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return True
     return set(inputs) <= {p.name for p in parameters if p.kind is not p.POSITIONAL_ONLY}
@@ -298,7 +311,7 @@ def _takes(model: nn.Module, inputs: Mapping[str, Any]) -> bool:
 
 def _input_names(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[str]:
     """A name for each tensor among the arguments, from the signature and the place inside."""
-    signature = [p.name for p in inspect.signature(model.forward).parameters.values()]
+    signature = [p.name for p in _signature(model)]
     found = []
     for place, leaf in tree_flatten_with_path((args, kwargs))[0]:
         if _is_tensor(leaf):

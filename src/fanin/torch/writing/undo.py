@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 
 import torch
@@ -57,8 +57,8 @@ class Undo:
     ) -> None:
         if error is None:
             return
-        with torch.no_grad():
-            for put_back in reversed(self._put_back):
-                put_back()
+        with torch.no_grad(), ExitStack() as stack:  # goes on with the others where one fails
+            for put_back in self._put_back:
+                stack.callback(put_back)
         if self._changed:
             error.add_note(NOTE)
