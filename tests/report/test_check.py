@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests.planning import networks
 from torch import nn
 
 import fanin
@@ -177,6 +178,32 @@ def test_depth_scaling_of_a_swiglu_stack(scaled: tuple[str, ...], found: str | N
     if not scaled:  # 12.1 is the reported growth
         growth = float(report.findings[0].number.split()[3])
         assert growth == pytest.approx(12.1, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("scaled", "words"),
+    [
+        (("o", "w2"), None),
+        (("o", "w3"), "non-residual projection: 0.w3 is scaled down"),
+        (("o", "w2", "w3"), "Double depth scaling: 0.w3, 0.w2"),
+    ],
+)
+def test_depth_scaling_of_the_mlps_beside_attentions(
+    scaled: tuple[str, ...], words: str | None
+) -> None:
+    """Attentions scaled as they should be do not hide MLPs that are not: torchtitan#3334."""
+    torch.manual_seed(0)
+    model = nn.Sequential(*[networks.Block(64, 172) for _ in range(16)])
+    for name, weight in model.named_parameters():
+        if weight.dim() == 2:
+            small = name.split(".")[1] in scaled
+            nn.init.normal_(weight, 0.0, 0.16 / math.sqrt(32) if small else 0.16)
+    x = torch.randn(16, 8, 64)
+    for report in (fanin.check(model, x), fanin.audit(model, inputs=x)):
+        causes = [f.cause for f in report.findings if f.name == "depth-scaling"]
+        assert len(causes) == (words is not None)
+        if words is not None:
+            assert words in causes[0]
 
 
 def test_batch_of_one_is_too_small_to_say() -> None:

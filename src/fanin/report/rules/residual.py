@@ -6,6 +6,7 @@ import math
 import statistics
 from collections.abc import Iterator
 
+from fanin.report.audit_view import template
 from fanin.report.findings import CHECKS, Finding, rule
 from fanin.report.view import Branch, View, listed
 from fanin.torch.probing.measurement import Layer
@@ -23,11 +24,8 @@ def depth_scaling(view: View) -> Iterator[Finding]:
     total = len(weighted)
     if total < MANY:
         return
-    several = [b for b in weighted if len(b.linears) > 1]
-    double = [b for b in several if _scaled(view, b, total) == "double"]
-    misplaced = [b for b in several if _scaled(view, b, total) == "misplaced"]
-    # A scheme scales most branches alike; a few near the ratio have other reasons.
-    if 2 * len(double) > len(several):
+    double, misplaced = (_schemed(view, weighted, how) for how in ("double", "misplaced"))
+    if double:
         rows = _small(view, double[0], total)
         yield depth_scaling.finding(
             "WARN",
@@ -38,7 +36,7 @@ def depth_scaling(view: View) -> Iterator[Finding]:
             f"that of the branch's other weights, near 1/sqrt({total})",
             "fanin.init_(model, inputs)  # scales the last projection of each branch, once",
         )
-    if 2 * len(misplaced) > len(several):
+    if misplaced:
         rows = _small(view, misplaced[0], total)
         last = misplaced[0].linears[-1]
         yield depth_scaling.finding(
@@ -51,6 +49,24 @@ def depth_scaling(view: View) -> Iterator[Finding]:
             "times that of the branch's other weights",
             "fanin.init_(model, inputs)  # scales the last projection of each branch",
         )
+
+
+def _schemed(view: View, weighted: list[Branch], how: str) -> list[Branch]:
+    """The branches that are scaled so, where most of their kind are.
+
+    A scheme scales branches of one kind alike (attentions, MLPs); a few near the ratio have other
+    reasons.
+    """
+    kinds: dict[str, list[Branch]] = {}
+    for branch in weighted:
+        if len(branch.linears) > 1:
+            kinds.setdefault(template(branch.linears[-1].name), []).append(branch)
+    found: list[Branch] = []
+    for alike in kinds.values():
+        scaled = [b for b in alike if _scaled(view, b, len(weighted)) == how]
+        if 2 * len(scaled) > len(alike) >= MANY // 2:
+            found += scaled
+    return found
 
 
 def _reference(view: View, branch: Branch) -> float:
