@@ -166,3 +166,58 @@ def test_a_kept_complex_matrix_counts_with_both_parts() -> None:
     assert plan.left_alone == {"mix": "a tensor of complex64 cannot be drawn"}
     second = model.mix.detach().abs().pow(2).sum().item() / 33 / 2
     assert plan["layer.weight"].std == pytest.approx(1 / math.sqrt(66 * second), rel=0.01)
+
+
+class Coded(nn.Module):
+    """A fixed code of positions, as in Whisper's encoder, and a layer of random features."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        angle = torch.arange(12.0)[:, None] * 100.0 ** (-torch.arange(8.0) / 8)
+        self.positions = nn.Parameter(torch.cat([angle.sin(), angle.cos()], 1), False)
+        self.features = nn.Linear(16, 64).requires_grad_(False)
+        self.head = nn.Linear(64, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.relu(self.features(x + self.positions)))
+
+
+def test_what_is_not_trained() -> None:
+    """A code for positions stays, since no training brings it back; what is drawn is said."""
+    model, x = Coded(), fanin.spec((2, 12, 16))
+    before = model.positions.detach().clone()
+    plan = fanin.init_(model, x)
+    assert torch.equal(model.positions, before)
+    assert plan.left_alone == {
+        "positions": "positions that are not trained: the model's own code for them"
+    }
+    assert plan["features.weight"].std == pytest.approx((16 * 1.5) ** -0.5, rel=1e-3)
+    assert plan.notes[0] == (
+        "drawn though requires_grad is False: features.weight; rule 'keep' for their names, or "
+        "only_missing, would leave them as they are"
+    )
+    asked = fanin.plan(model, x, {"positions": 0.5, "features.*": "keep", "*": "auto"})
+    assert asked["positions"].mean == 0.5
+    assert not any("requires_grad" in note for note in asked.notes if "features" in note)
+
+
+class Branches(nn.Module):
+    """A DeepONet: the dot product of what two networks say."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.branch, self.trunk = nn.Linear(50, 64), nn.Linear(8, 64)
+
+    def forward(self, u: Tensor, y: Tensor) -> Tensor:
+        return torch.einsum("bp,bnp->bn", self.branch(u), self.trunk(y))
+
+
+def test_outputs_that_no_weight_holds_at_one_are_noted() -> None:
+    """64 products of two numbers of variance 1; a head of its own would be of variance 1."""
+    plan = fanin.plan(Branches(), (fanin.spec((4, 50)), fanin.spec((4, 30, 8))))
+    assert plan.notes[0] == (
+        "output 0: E[x^2] = 64 is expected at the start; divided by 8 it would be 1"
+    )
+    quiet = fanin.plan(nn.Sequential(nn.Linear(50, 64), nn.ReLU(), nn.Linear(64, 9)),
+                       fanin.spec((4, 50)))  # fmt: skip
+    assert not any(note.startswith("output") for note in quiet.notes)

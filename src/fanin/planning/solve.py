@@ -8,7 +8,7 @@ so that what is decided next sees its effect.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 _PLACEHOLDER = Given(variance=1.0)
 _ZERO = Given(0.0, 0.0, "constant")
+_LARGE = 10.0  # second moment of an output that is worth a note
 _AVERAGED = 0.1  # see _Solver._averaged
 _ZERO_START = "all zero: the model's own zero start"
 
@@ -87,7 +88,9 @@ def solve(
         solver.sweep(inputs or {})
     rows = tuple(solver.rows())
     notes = [*graph.notes, *solver.doubts]
-    notes += _assumptions(graph, inputs or {}) if chosen.needs_signal else []
+    notes += _frozen(graph, rows)
+    if chosen.needs_signal:
+        notes += [*_large(scene), *_assumptions(graph, inputs or {})]
     return Plan(rows, chosen.name, stretches, tuple(notes))
 
 
@@ -100,6 +103,33 @@ def _scene(graph: Graph, constants: Mapping[str, float]) -> Scene:
     if matrices and all(constants.get(path) == 0.0 for path in matrices):
         return Scene(scene.flow, {})  # memory that was only cleared
     return scene
+
+
+def _frozen(graph: Graph, rows: Sequence[Row]) -> list[str]:
+    """What is drawn though it is not trained: it may have been loaded."""
+    fixed = {p.name for p in graph.parameters if p.kind == "parameter" and not p.trainable}
+    drawn = [row.path for row in rows if row.path in fixed and row.std]
+    if not drawn:
+        return []
+    what = f"drawn though requires_grad is False: {_some(drawn)}"
+    return [f"{what}; rule 'keep' for their names, or only_missing, would leave them as they are"]
+
+
+def _some(paths: Sequence[str]) -> str:
+    """The first path, and how many more there are."""
+    return paths[0] if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
+
+
+def _large(scene: Scene) -> list[str]:
+    """Outputs that are much larger than 1 whatever weights are drawn: sums of many products."""
+    notes = []
+    for place, index in enumerate(scene.graph.outputs):
+        value, second = scene.graph.values[index], scene.moment(index)
+        last = not scene.graph.consumers(index) and value.floating and value.shape != ()
+        if last and second is not None and second > _LARGE:
+            by = f"divided by {math.sqrt(second):.2g} it would be 1"
+            notes.append(f"output {place}: E[x^2] = {second:.3g} is expected at the start; {by}")
+    return notes
 
 
 def _assumptions(graph: Graph, inputs: Inputs) -> list[str]:
@@ -181,6 +211,10 @@ class _Solver:
 
     def _present(self, weight: Weight) -> str | None:
         """Why what the tensor holds now is the model's own wish."""
+        parameter = self.scene.graph.parameter(weight.path)
+        fixed = parameter is not None and not parameter.trainable
+        if weight.role == "position" and fixed and self.values.get(weight.path) is not None:
+            return "positions that are not trained: the model's own code for them"
         value = self.scene.constants.get(weight.path)
         if value is None:
             return None
