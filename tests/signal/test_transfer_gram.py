@@ -38,6 +38,13 @@ class Placed(nn.Module):
         return self.layer(x) + self.table
 
 
+class LookedUp(Placed):
+    """The same where the positions are looked up in their table."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x) + nn.functional.embedding(torch.arange(40), self.table)
+
+
 class Patches(nn.Module):
     """Patches of an image, four of them merged, and a layer."""
 
@@ -66,6 +73,7 @@ MODELS = {
     "two layers": (nn.Sequential(*(nn.Linear(n, 48, bias=False) for n in (24, 48))), (4, 40, 24)),
     "merged patches": (Patches(), (4, 3, 24, 24)),
     "known positions": (Placed(), (4, 40, 24)),
+    "positions looked up": (LookedUp(), (4, 40, 24)),
     "an activation": (nn.Sequential(nn.Linear(24, 48, bias=False), nn.ReLU()), (4, 40, 24)),
     "a signal over time": (Series(), (4, 3, 60)),
 }

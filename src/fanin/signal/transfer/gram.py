@@ -89,8 +89,10 @@ def _of_leaf(call: Call, index: int) -> float:
 
 
 def _made(call: Call, node: Node, index: int, found: dict[int, Parts]) -> Parts:
-    """Of what a node makes, from those of what it reads."""
-    values = call.graph.values
+    """Of what a node makes, from those of what it reads; of known content as measured."""
+    values, data = call.graph.values, call.states[index].data
+    if data is not None and data.ndim == 2 and not values[index].varying:
+        return ((_of_leaf(call, index), 0.0),)
     own = 1.0 / max(values[index].shape[-1], 1)
     wide = [i for i in node.inputs if values[i].varying or len(node.inputs) == 1]
     if node.name in _LAYERS and len(wide) == 1:
