@@ -127,3 +127,24 @@ def test_plan_builds_in_memory_where_content_decides_what_runs(
     plan = json.loads(capsys.readouterr().out)
     assert [row["path"] for row in plan["rows"]] == ["a.weight", "a.bias", "b.weight", "b.bias"]
     assert plan["notes"][0].startswith("traced on real tensors: trace(model): the model itself:")
+
+
+def test_plan_of_a_small_model_sees_what_it_sets_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A prior in the head stays; on meta there is no telling, which is said."""
+    (tmp_path / "prior.py").write_text(
+        "from torch import nn\n"
+        "def build():\n"
+        "    head = nn.Linear(4, 2)\n"
+        "    nn.init.constant_(head.bias, -4.6)\n"
+        "    return nn.Sequential(nn.Linear(4, 4), nn.ReLU(), head)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    assert main(["plan", "prior:build", "--input", "8,4"]) == 0
+    seen = capsys.readouterr().out
+    assert "the model set it to -4.6" in seen
+    assert "on meta" not in seen
+    monkeypatch.setattr("fanin.cli.plan._SMALL", 0)
+    assert main(["plan", "prior:build", "--input", "8,4"]) == 0
+    assert "note: on meta: what the model sets itself" in capsys.readouterr().out

@@ -10,7 +10,8 @@ from typing import Any
 from fanin.cli.model import add_input_argument, build, inputs_of
 from fanin.errors import ArgumentError, TraceError
 
-_BUILT = 1 << 30  # parameters of a model that is built in memory where meta does not do
+_SMALL = 1 << 26  # parameters of a model that is built in memory, to see what it sets itself
+_BUILT = 1 << 30  # the same where meta does not do
 
 
 def add_parser(subparsers: Any) -> None:
@@ -27,9 +28,9 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the plan; the model is built on meta, so its size does not matter.
+    """Print the plan; a large model is built on meta, so its size does not matter.
 
-    Where content decides what runs, and meta has none, it is built once more in memory.
+    A small one is built in memory, as one is where content decides what runs.
     """
     import torch
 
@@ -42,10 +43,13 @@ def run(arguments: argparse.Namespace) -> int:
         raise ArgumentError("fanin plan --input", expected="a shape", got="none")
     with torch.device("meta"):
         model = build(arguments.model, where="fanin plan")
+    size = sum(p.numel() for p in model.parameters() if not is_lazy(p))
+    if size <= _SMALL:
+        model = build(arguments.model, where="fanin plan")
     try:
         made = plan(model, inputs, arguments.rule)
     except TraceError:
-        if sum(p.numel() for p in model.parameters() if not is_lazy(p)) > _BUILT:
+        if not _SMALL < size <= _BUILT:
             raise
         made = plan(build(arguments.model, where="fanin plan"), inputs, arguments.rule)
     if arguments.save:

@@ -32,6 +32,11 @@ from fanin.torch.writing.seeds import seed_of
 from fanin.torch.writing.undo import Undo
 from fanin.torch.writing.write import refuse_placeholder, refuse_values, write_
 
+_UNSEEN = (
+    "on meta: what the model sets itself (zero starts, priors, codes of positions) is not seen and "
+    "has rows like any other; init_ leaves it on a model in memory"
+)
+
 
 def plan(model: nn.Module, inputs: Inputs, rule: object = "auto") -> Plan:
     r"""What each parameter of a model should be before the first step, and why; nothing is touched.
@@ -62,7 +67,8 @@ def plan(model: nn.Module, inputs: Inputs, rule: object = "auto") -> Plan:
     """
     inner = original(model, "plan(model)")
     made = _planned(inner, inputs, rule, kept(inner))
-    return replace(made, notes=made.notes + wrapper_notes(model))
+    unseen = (_UNSEEN,) if any(p.is_meta for p in inner.parameters()) else ()
+    return replace(made, notes=made.notes + wrapper_notes(model) + unseen)
 
 
 def init_(
