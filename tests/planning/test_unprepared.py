@@ -108,6 +108,8 @@ def test_a_number_of_tokens_that_depends_on_them() -> None:
     model.head.register_forward_pre_hook(lambda _m, a: read.append(a[0].pow(2).mean().item()))
     model(x)
     assert not any("taken as" in note for note in plan.notes)
+    assert "1 branch; " in plan.stretches[0].reason
+    assert "where 4 end side by side they share it" in plan.stretches[0].reason
     assert plan["head.weight"].std == pytest.approx(1 / math.sqrt(64 * read[0]), rel=0.03)
 
 

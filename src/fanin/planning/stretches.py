@@ -64,12 +64,16 @@ def other_stretches(scene: Scene) -> list[Stretch]:
         n = members[0].branches
         normed = [w for w in members if w.end is not None and w.end.normed]
         scaled = [w for w in members if w.end is not None and w.end.scaled]
-        reason = f"{n} branches; the last projection of each carries 1/sqrt({n}), once; "
+        branches = f"{n} branch{'es' if n > 1 else ''}"
+        reason = f"{branches}; the last projection of each carries 1/sqrt({n}), once; "
+        beside = max((w.end.beside for w in members if w.end is not None), default=1)
+        if beside > 1:
+            reason += f"where {beside} end side by side they share it; "
         reason += "the skip keeps what shaping would"
         if normed:
-            reason = f"{n} branches, whose size the norm behind the last projection sets"
+            reason = f"{branches}, whose size the norm behind the last projection sets"
         elif scaled:
-            reason = f"{n} branches, whose size a learned scale sets"
+            reason = f"{branches}, whose size a learned scale sets"
         paths = tuple(w.path for w in members)
         stretches.append(Stretch(paths, "residual", "second_moment", reason))
     gated = tuple(

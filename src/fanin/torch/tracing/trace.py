@@ -83,7 +83,10 @@ def trace(model: nn.Module, inputs: Inputs) -> Graph:
             failures.append(error)
             continue
         how = " on real tensors" if real else " with gradients"
-        notes = tuple(f"traced{how}: {error}" for error in failures[:1])
+        notes = tuple(
+            f"traced{how}; else {e.where.removeprefix('trace(model): ')} ends in {e.got}"
+            for e in failures[:1]
+        )
         return dataclasses.replace(graph, notes=(*notes, *graph.notes))
     raise failures[0 if on_meta else 1]  # real tensors say best what is wrong
 
