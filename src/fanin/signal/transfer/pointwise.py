@@ -39,6 +39,7 @@ from fanin.signal.transfer.call import (
 from fanin.signal.transfer.gate import is_gated, onward
 from fanin.signal.transfer.sampled import joint, sampled
 from fanin.signal.transfer.size import size_of_sum, sized
+from fanin.signal.twins import sum_of_runs
 
 if TYPE_CHECKING:
     from fanin.signal.state import Function
@@ -263,6 +264,8 @@ def _sum(call: Call, states: Sequence[State]) -> State:
     a, b = _scales(call)
     laid, _ = align(x.table, y.table)
     cross = together(x.slices, y.slices, laid)
+    if cross is None and (alike_runs := sum_of_runs(call, x, y, a, b)) is not None:
+        return alike_runs
     table = add(laid * a, y.table, b, None if cross is None else a * cross)
     pairs = (x, y), (y, x)
     alike = any(_plain(s) and (_plain(t) or is_fixed(t, s)) for s, t in pairs)
