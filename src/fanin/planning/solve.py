@@ -313,9 +313,23 @@ class _Solver:
     def _held(self, name: str) -> NDArray[Any] | None:
         """What a tensor that is left alone holds, if it is in memory."""
         weight = self.scene.weights.get(name)
-        if weight is not None and (weight.is_matrix or self.choice(weight.path).values is not None):
+        if weight is not None and (
+            weight.is_matrix
+            or not self._decidable(weight)
+            or self.choice(weight.path).values is not None
+        ):
             return None
         return self.values.get(name)
+
+    def _decidable(self, weight: Weight) -> bool:
+        """Whether all is known that a choice asks for: a bias goes with its weight, that with data.
+
+        A bias may be read before the data is, where an argument stands first or is cast.
+        """
+        if weight.role != "bias" or weight.use is None or weight.use.weight is None:
+            return True
+        parent = self.scene.weights[weight.use.weight].use
+        return parent is None or parent.data is None or parent.data in self.scene.states
 
     def _state(self, path: str, index: int) -> State:
         """The state of a parameter as an operation reads it, from its choice."""
