@@ -62,6 +62,13 @@ def _is_computed(tensor: torch.Tensor) -> bool:
     return base is not None and base.grad_fn is not None
 
 
+def submodule(module: nn.Module, path: str) -> nn.Module:
+    """The part of a module at a path; TorchScript modules have no `get_submodule`."""
+    for name in path.split(".") if path else ():
+        module = getattr(module, name)
+    return module
+
+
 @contextmanager
 def writable(module: nn.Module, name: str, *, scale_fixed: bool = False) -> Iterator[torch.Tensor]:
     """The tensor to fill so that `module.name` has these values afterwards.
@@ -79,7 +86,7 @@ def writable(module: nn.Module, name: str, *, scale_fixed: bool = False) -> Iter
         NotCoveredError: the parametrization cannot take this value; the old one is kept.
     """
     path, _, leaf = name.rpartition(".")
-    owner = module.get_submodule(path)
+    owner = submodule(module, path)
     assign = _assigner(owner, leaf)
     if assign is None:
         yield getattr(owner, leaf)

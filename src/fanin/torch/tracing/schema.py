@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 import torch
+from torch._C import DispatchKey
 
 aten = torch.ops.aten
 
@@ -68,6 +70,21 @@ def composite(func: Any) -> bool:
     key = "CompositeImplicitAutograd"
     made_of_others = torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), key)
     return bool(made_of_others) and short_name(func) not in _WHOLE
+
+
+def body(func: Any) -> Callable[..., Any]:
+    """What an operation on functions (`cond`, `flex_attention`) runs in eager mode."""
+    if func is torch.ops.higher_order.cond:
+        return _branch
+    kernel = func.py_kernels.get(DispatchKey.CompositeExplicitAutograd)
+    if kernel is None:
+        raise NotImplementedError(f"{func.name()} has no form in operations on tensors")
+    return kernel  # type: ignore[no-any-return]
+
+
+def _branch(pred: Any, true: Callable[..., Any], false: Callable[..., Any], operands: Any) -> Any:
+    """`torch.cond`, whose own form wants to run below every mode."""
+    return true(*operands) if pred else false(*operands)
 
 
 @cache
