@@ -8,6 +8,7 @@ from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.special import ndtr
 
 from fanin.errors import ArgumentError, UnknownNameError
 from fanin.signal.deviation import shared
@@ -26,6 +27,8 @@ from fanin.signal.transfer.shape import passed_on
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from fanin.signal.state import Function
 
     Array = NDArray[Any]
 
@@ -173,7 +176,13 @@ def leaf(
     high = spec.high if isinstance(spec, Spec) else 2
     mean, second = (high - 1) / 2, (high - 1) * (2 * high - 1) / 6
     table = Table.iid(value.shape, mean, second)
-    return State(table, f"{ASSUMED}: uniform", token, nonnegative=True, roots=roots)
+    return State(table, f"{ASSUMED}: uniform", token, Table.iid(value.shape), _uniform(high),
+                 ("normal", token), nonnegative=True, roots=roots)  # fmt: skip
+
+
+def _uniform(high: int) -> Function:
+    """Whole numbers from 0 below `high` with equal chance, as a function of a Gaussian."""
+    return lambda z: np.minimum(np.floor(ndtr(z) * high), high - 1)
 
 
 def _known(data: Array, value: Value, how: str = CLOSED) -> State:
@@ -195,7 +204,8 @@ def _stated(graph: Graph, parameter: Parameter, value: Value, statement: Stateme
         table = statement.table(value.shape)
         gaussian = statement.structure != "constant"
         return State(table, CLOSED, value.index, gaussian=gaussian, roots=frozenset({value.index}))
-    array = np.asarray(statement, dtype=np.float64)
+    array = np.asarray(statement)
+    array = array if array.dtype.kind == "c" else array.astype(np.float64)
     if array.shape != value.shape:
         raise ArgumentError(
             f"propagate(parameters[{parameter.name!r}])",
@@ -204,6 +214,10 @@ def _stated(graph: Graph, parameter: Parameter, value: Value, statement: Stateme
         )
     roots = frozenset({value.index})
     data = np.asarray(statement)
+    if array.dtype.kind == "c":
+        both = Table.measured(array.real), Table.measured(array.imag)
+        table = Table(both[0].dims, both[0].mean, both[0].pairs + both[1].pairs)
+        return State(table, CLOSED, value.index, roots=roots, data=data)
     if parameter.kind == "parameter" and _elementwise(graph, value):
         array, data = ordered(array), ordered(data)
         table = profiled(array)
@@ -230,6 +244,8 @@ def step(graph: Graph, node: Node, states: Mapping[int, State]) -> list[State]:
     """The states of what a node makes, from those of what it reads: one step of the sweep."""
     call = Call(node, graph, states)
     if _empty(call):
+        if _kept(call):
+            return [call.first]
         return [State(Table.iid(v.shape, 0.0, 0.0), CLOSED, v.index) for v in graph.results(node)]
     known = _computed(call)
     if known is not None:
@@ -245,9 +261,19 @@ def step(graph: Graph, node: Node, states: Mapping[int, State]) -> list[State]:
 
 
 def _empty(call: Call) -> bool:
-    """Whether an operand or the result has no elements: an expert without tokens."""
-    values = [*call.graph.operands(call.node), *call.graph.results(call.node)]
-    return any(v.size == 0 for v in values) and call.node.name not in ("cat", "concat")
+    """Whether an operand or all results have no elements: an expert without tokens."""
+    if all(v.size == 0 for v in call.graph.results(call.node)):
+        return True
+    operands = call.graph.operands(call.node)
+    return any(v.size == 0 for v in operands) and call.node.name not in ("cat", "concat")
+
+
+def _kept(call: Call) -> bool:
+    """Whether nothing was put into a tensor (index_add, scatter), which so stays as it is."""
+    if not call.node.inputs or len(call.node.outputs) != 1:
+        return False
+    first = call.graph.operands(call.node)[0]
+    return first.size > 0 and first.shape == call.shape
 
 
 def forward_rule(node: Node) -> Forward | None:
@@ -276,8 +302,9 @@ def _computed(call: Call) -> list[State] | None:
     arrays = [np.zeros(s.shape) if s.data is None else np.asarray(s.data) for s in states]
     with np.errstate(all="ignore"):
         results = call.node.kernel(*arrays)
+    how = next((s.how for s in states if s.how.startswith("sampled")), CLOSED)
     return [
-        _known(np.asarray(r).astype(v.dtype) if not v.floating else r, v)
+        _known(np.asarray(r).astype(v.dtype) if not v.floating else r, v, how)
         for r, v in zip(results, values, strict=True)
     ]
 
@@ -316,7 +343,11 @@ def backward(signal: Signal, cotangents: Mapping[int, Table | float] | None = No
         for index, parts in zip(node.outputs, arriving, strict=True):
             if parts:
                 gradients[index] = total(parts)
-        if not any(arriving) or not node.inputs or _empty(Call(node, graph, signal.states)):
+        if not any(arriving) or not node.inputs:
+            continue
+        if _empty(call := Call(node, graph, signal.states)):
+            if _kept(call) and _wanted(graph.values[node.inputs[0]]):
+                terms.setdefault(node.inputs[0], []).extend(arriving[0])
             continue
         for index, term in _sent_back(Call(node, graph, signal.states), arriving, gradients):
             if _wanted(graph.values[index]):
@@ -362,7 +393,7 @@ def _sent_back(
 
 def _raised(table: Table, extra: float) -> Table:
     """A gradient with so much more in the second moment of each element."""
-    pairs = table.pairs.copy()
+    pairs = np.array(table.pairs)
     pairs[(0,) * len(table.factors)] += max(extra, -0.9 * table.second_moment)
     return Table(table.dims, table.mean, pairs)
 

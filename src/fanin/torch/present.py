@@ -54,7 +54,8 @@ class Held(Mapping[str, Any]):
         readable = type(tensor) in (torch.Tensor, nn.Parameter, nn.Buffer) and not tensor.is_meta
         if is_lazy(tensor) or not readable or not 0 < tensor.numel() <= _READABLE:
             raise KeyError(name)
-        return tensor.detach().double().cpu().numpy()
+        wide = torch.complex128 if tensor.is_complex() else torch.float64
+        return tensor.detach().to(wide).cpu().numpy()
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)

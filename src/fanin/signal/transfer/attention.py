@@ -8,8 +8,9 @@ from math import prod, sqrt
 
 import numpy as np
 
+from fanin.signal.draws import alike
 from fanin.signal.graph import Node
-from fanin.signal.state import CLOSED, QUADRATURE, Mask, State
+from fanin.signal.state import ASSUMED, CLOSED, QUADRATURE, Mask, State
 from fanin.signal.table import Table, add, align, product
 from fanin.signal.transfer.call import (
     Call,
@@ -23,7 +24,8 @@ from fanin.signal.transfer.call import (
 from fanin.signal.transfer.causal import averaged, matmul, returned, transposed
 from fanin.signal.transfer.gram import deviations, spread
 from fanin.signal.transfer.linear import outer
-from fanin.signal.transfer.pointwise import HIDDEN
+from fanin.signal.transfer.mask import HIDDEN
+from fanin.signal.transfer.sampled import joint, sampled, sampled_back
 
 
 @lru_cache(maxsize=256)
@@ -162,7 +164,8 @@ def softmaxed(logits: State, dim: int, token: object) -> State:
     if keys == 1:
         result = result.gather(rows.dim, np.array([0]))
     prefix = rows.query is not None and _is_causal(rows.masks)
-    return State(result, QUADRATURE, token, nonnegative=True, roots=logits.roots, causal=prefix)
+    how = QUADRATURE if logits.gaussian else f"{ASSUMED}: Gaussian logits"
+    return State(result, how, token, nonnegative=True, roots=logits.roots, causal=prefix)
 
 
 def _is_causal(masks: np.ndarray) -> bool:
@@ -278,8 +281,15 @@ def _mask(call: Call, queries: int, keys: int) -> Mask | None:
     return None
 
 
+def _own(call: Call) -> bool:
+    """Whether queries and keys are one tensor, without weights of their own, and can be drawn."""
+    return alike(call, call.index("query"), call.index("key")) and joint(call)
+
+
 @forward(*_FUSED.split())
 def _attention(call: Call) -> list[State]:
+    if _own(call):
+        return sampled(call)
     q, k, v, logits, weights, _ = _parts(call)
     table = product(weights.table, _kept(call, weights.shape))
     out = averaged(table, v.table) if weights.causal else matmul(table, v.table)
@@ -349,6 +359,9 @@ def _log_sum(call: Call, position: int, shape: Sequence[int], keys: int) -> Stat
 def _attention_back(call: Call, grads: Sequence[Table | None]) -> Gradients:
     g = grads[0]
     if g is None:
+        return
+    if _own(call):
+        yield from sampled_back(call, grads)
         return
     q, k, v, logits, weights, scale = _parts(call)
     kept = _kept(call, weights.shape)

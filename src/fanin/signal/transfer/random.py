@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.special import ndtr
+from scipy.special import log_ndtr, ndtr
 
 from fanin.signal.state import CLOSED, State
 from fanin.signal.table import Table, product
@@ -78,6 +78,16 @@ def _uniform(call: Call) -> State:
     )  # fmt: skip
 
 
+@forward("exponential")
+def _exponential(call: Call) -> State:
+    rate, token = float(call.node.get("lambd", 1.0)), call.token()
+    return State(
+        Table.iid(call.shape, 1 / rate, 2 / rate**2), CLOSED, token, Table.iid(call.shape),
+        lambda z: -log_ndtr(z) / rate, ("normal", token), gaussian=True, nonnegative=True,
+        roots=frozenset({token}),
+    )  # fmt: skip
+
+
 @forward("randn", "randn_like", "normal", "normal_functional")
 def _normal(call: Call) -> State:
     mean, std = call.node.get("mean"), call.node.get("std")
@@ -117,9 +127,9 @@ def _full(call: Call) -> State:
 
 
 _MAKERS = (
-    "bernoulli rand rand_like uniform randn randn_like normal normal_functional zeros zeros_like "
-    "new_zeros zero empty empty_like new_empty empty_strided new_empty_strided ones ones_like "
-    "new_ones full full_like new_full fill scalar_tensor"
+    "bernoulli exponential rand rand_like uniform randn randn_like normal normal_functional "
+    "zeros zeros_like new_zeros zero empty empty_like new_empty empty_strided "
+    "new_empty_strided ones ones_like new_ones full full_like new_full fill scalar_tensor"
 )
 
 

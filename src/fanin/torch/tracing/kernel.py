@@ -59,12 +59,40 @@ class Replay:
         self, arrays: Sequence[Array], cotangents: Sequence[Array | None]
     ) -> tuple[Array | None, ...]:
         """The gradient of sum_i <cotangent_i, result_i> in each array; None where there is none."""
+        places = range(len(arrays))
+        try:
+            return self._pulled(arrays, cotangents, places)
+        except RuntimeError:  # torch derives by some operands and not by others: noise, samples
+            found = [self._attempt(arrays, cotangents, place) for place in places]
+            if all(g is None for g in found):
+                raise
+            return tuple(found)
+
+    def _attempt(
+        self, arrays: Sequence[Array], cotangents: Sequence[Array | None], place: int
+    ) -> Array | None:
+        """The gradient in one array; None where torch has no derivative by it."""
+        try:
+            return self._pulled(arrays, cotangents, (place,))[place]
+        except RuntimeError:
+            return None
+
+    def _pulled(
+        self,
+        arrays: Sequence[Array],
+        cotangents: Sequence[Array | None],
+        places: Sequence[int],
+    ) -> tuple[Array | None, ...]:
+        """The gradient in the arrays at these places."""
         tensors = [self._tensor(a) for a in arrays]
-        leaves = [t.requires_grad_(t.is_floating_point() or t.is_complex()) for t in tensors]
+        leaves = [
+            t.requires_grad_(i in places and (t.is_floating_point() or t.is_complex()))
+            for i, t in enumerate(tensors)
+        ]
         with torch.enable_grad():
             results = self._run([t.clone() for t in leaves] if self.written else leaves)
         pairs = [
-            (r, self._tensor(c))
+            (r, self._tensor(c).to(r.dtype))
             for r, c in zip(results, cotangents, strict=True)
             if c is not None and r.requires_grad
         ]
