@@ -137,6 +137,50 @@ def test_bags_of_rows(mode: str) -> None:
         assert found.gradient("rows.weight").agrees(share=0.15)
 
 
+class Resized(nn.Module):
+    """Linear interpolation that averages where it has fewer elements."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.interpolate(x, scale_factor=self.scale, mode="bilinear", antialias=True)
+
+
+def convolved(*between: nn.Module) -> nn.Sequential:
+    """Something between two convolutions."""
+    return nn.Sequential(
+        nn.Conv2d(4, 16, 3, padding=1, bias=False), *between, nn.Conv2d(16, 8, 3, bias=False)
+    )
+
+
+def trained(module: nn.PReLU) -> nn.PReLU:
+    """Slopes that differ from channel to channel."""
+    with torch.no_grad():
+        module.weight.copy_(torch.linspace(-1, 1, len(module.weight)))
+    return module
+
+
+LAYERS = {
+    "slopes of channels": convolved(trained(nn.PReLU(16))),
+    "alpha dropout": Between(nn.AlphaDropout(0.3)),
+    "alpha dropout behind SELU": Between(nn.Sequential(nn.SELU(), nn.AlphaDropout(0.2))),
+    "alpha dropout of channels": convolved(nn.FeatureAlphaDropout(0.3)),
+    "smoothed sampling": convolved(Resized(0.5)),
+    "smoothed sampling to more": convolved(Resized(1.5)),
+    "random slopes": Between(nn.RReLU()),
+    "mean slopes": Between(nn.RReLU()).eval(),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_layers(name: str) -> None:
+    shape = (8, 4, 12, 12) if isinstance(LAYERS[name], nn.Sequential) else (16, WIDTH)
+    found = simulate(LAYERS[name], shape, draws=60)
+    assert not list(away(found, doubtful=True))
+
+
 class Masked(nn.Module):
     """Attention that adds its mask inside the product, as torch's does to show its weights."""
 
@@ -176,6 +220,38 @@ def test_complex_weights_have_both_parts() -> None:
     found = simulate(Spectrum(), (64, WIDTH), draws=60)
     assert found.forward("_fft_c2r").agrees(share=0.1)
     assert found.forward("_fft_c2r").predicted == pytest.approx(9.0, rel=0.35)
+
+
+def test_experts_are_weighed_by_their_own_choice() -> None:
+    """The weights of a topk and its places are one: their product is no independent one."""
+
+    def weighed(h: Tensor) -> Tensor:
+        weights, places = h[:, :4].softmax(-1).topk(2, -1)
+        return torch.cat([h * (weights * (places == e)).sum(-1, keepdim=True) for e in range(2)], 1)
+
+    found = simulate(Between(weighed, 2 * WIDTH), (64, WIDTH), draws=60)
+    assert not list(away(found, doubtful=True))
+
+
+def test_logits_with_a_known_slope_are_no_gaussian() -> None:
+    """As ALiBi has them: keys count less with their distance."""
+
+    def leaning(h: Tensor) -> Tensor:
+        q = k = v = h.view(1, 8, WIDTH)
+        far = -3.0 * (torch.arange(8)[:, None] - torch.arange(8)).abs()
+        return F.scaled_dot_product_attention(q.roll(1, 2), k, v, attn_mask=far).view(8, WIDTH)
+
+    found = simulate(Between(leaning), (8, WIDTH), draws=40)
+    index = found.last("scaled_dot_product_attention")
+    assert found.signal[index].how.startswith(("sampled", ASSUMED))
+
+
+def test_a_loss_that_writes_into_a_scalar() -> None:
+    def similar(h: Tensor) -> Tensor:
+        return F.cosine_embedding_loss(h[:4], h[4:], torch.ones(4)) + h.sum()
+
+    found = simulate(Between(lambda h: h * similar(h)), (8, WIDTH), draws=2)
+    assert found.signal[found.last("linear")].second_moment > 0
 
 
 def test_an_operation_without_a_derivative_is_named() -> None:

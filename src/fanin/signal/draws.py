@@ -93,7 +93,7 @@ class Draws:
 def run(node: Node, operands: Sequence[Stack], count: int) -> list[Stack]:
     """An operation on all draws; an elementwise one takes them at once."""
     assert node.kernel is not None
-    if node.pointwise and node.name != "prelu" and all(isinstance(o, np.ndarray) for o in operands):
+    if node.pointwise and all(isinstance(o, np.ndarray) for o in operands):
         n = max((np.ndim(o) for o in operands), default=0)
         laid = [
             np.reshape(o, (count, *(1,) * (n - np.ndim(o)), *np.shape(o)[1:])) for o in operands
@@ -158,6 +158,8 @@ def _behind(call: Call, index: int, *, moved: bool = False) -> set[int]:
         node = call.graph.producer(index)
         if call.graph.values[index].varying and index not in found:
             found.add(index)
+            if node is not None and not node.view:
+                found.add(node.outputs[0])  # values and places of a topk belong together
             if node is not None and (node.pointwise or (moved and _moves(call, node))):
                 waiting += node.inputs
     return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -303,10 +303,11 @@ def _computed(call: Call) -> list[State] | None:
     with np.errstate(all="ignore"):
         results = call.node.kernel(*arrays)
     how = next((s.how for s in states if s.how.startswith("sampled")), CLOSED)
-    return [
+    made = [
         _known(np.asarray(r).astype(v.dtype) if not v.floating else r, v, how)
         for r, v in zip(results, values, strict=True)
     ]
+    return made if how == CLOSED else [replace(s, roots=call.roots) for s in made]
 
 
 # --- backward ------------------------------------------------------------------------------------
@@ -400,7 +401,8 @@ def _raised(table: Table, extra: float) -> Table:
 
 def _wanted(value: Value) -> bool:
     """Whether a value has a gradient: it depends on a parameter or input, and is real."""
-    return value.floating and value.kind != "constant"
+    apart = value.kind == "produced" and not (value.varying or value.depends)
+    return value.floating and value.kind != "constant" and not apart
 
 
 def _starts(

@@ -12,6 +12,7 @@ from fanin.signal.table import Table, add, product
 from fanin.signal.transfer.call import Call, Gradients, backward, broadcast, forward, reduced_to
 
 HIDDEN = -30.0  # an added number below this hides an entry from a softmax
+SLIGHT = 0.1  # the share of a variance that leaves a Gaussian one
 
 
 def masked(call: Call) -> State | None:
@@ -39,10 +40,22 @@ def hidden(logits: State, mask: State, token: Hashable) -> State | None:
     data = mask.data
     if data is None or logits.data is not None or np.min(data, initial=0) > HIDDEN:
         return None
-    keep = data > HIDDEN
-    seen = Table.measured(np.where(keep, data, data[keep].mean() if keep.any() else 0.0))
+    keep, seen = data > HIDDEN, added(mask)
+    assert seen is not None
     state = State(add(logits.table, seen), CLOSED, token, roots=logits.roots)
-    return replace(state, gaussian=logits.gaussian, allowed=Mask(keep, float(data.min())))
+    plain = logits.gaussian and seen.variance <= SLIGHT * logits.table.variance
+    return replace(state, gaussian=plain, allowed=Mask(keep, float(data.min())))
+
+
+def added(mask: State) -> Table | None:
+    """What a bias or mask adds to the logits that it leaves to be seen; None: nothing."""
+    data = mask.data
+    if data is None:
+        return mask.table
+    if data.dtype == bool:
+        return None
+    keep = data > HIDDEN
+    return Table.measured(np.where(keep, data, data[keep].mean() if keep.any() else 0.0))
 
 
 def _masked_where(call: Call) -> State | None:

@@ -47,6 +47,7 @@ class Replay:
         # writes its running moments, and does not say so.
         shared = schema.pointwise(function) and not self.written
         self._tensor = _seen if shared else _copied
+        self._spreads = bool(self.written) and schema.pointwise(function)
         self._draws = schema.random(function, arguments)
 
     def __call__(self, *arrays: Array) -> tuple[Array, ...]:
@@ -115,6 +116,11 @@ class Replay:
 
     def _run(self, tensors: list[torch.Tensor]) -> tuple[torch.Tensor, ...]:
         """Run the operation with the tensors in their slots, global randomness untouched."""
+        if self._spreads:  # what is written in place takes the shape of all
+            shape = torch.broadcast_shapes(*(t.shape for t in tensors))
+            tensors = [
+                t.expand(shape).clone() if i in self.written else t for i, t in enumerate(tensors)
+            ]
         if not self._draws:
             result, given = self._call(tensors, widen=True)
         else:

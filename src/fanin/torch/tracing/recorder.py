@@ -292,7 +292,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
         draws: bool,
     ) -> None:
         """Make the node of an operation that ran, and the values of its results."""
-        targets = [t for name in schema.written(func) for t in _tensors(bound[name])]
+        targets = [t for name in schema.targets(func) for t in _tensors(bound[name])]
         made = targets or _tensors(result)
         if not made or (not targets and all(self.memory.placed(t) for t in made)):
             return
@@ -486,7 +486,7 @@ def _is_meta(item: Any) -> bool:
 
 def _returned(func: Any, bound: dict[str, Any], result: Any) -> Any:
     """What the caller gets: from an operation in place, the very tensors that it wrote."""
-    targets = [t for name in schema.written(func) for t in _tensors(bound[name])]
+    targets = [t for name in schema.targets(func) for t in _tensors(bound[name])]
     if not targets or not func._schema.returns:
         return result
     return targets[0] if len(func._schema.returns) == 1 else tuple(targets)
