@@ -74,6 +74,7 @@ PREDICTED: dict[str, Callable[[Tensor], Tensor]] = {
         h.view(8, 8, 8) @ h.view(8, 8, 8).transpose(1, 2)
     ).flatten(1),
     "attention without weights": lambda h: F.scaled_dot_product_attention(h, h, h),
+    "a start of a maximum": lambda h: torch.maximum(torch.zeros_like(h) - 1e38, h),
     "difference of a maximum": lambda h: torch.maximum(h, h * h - 1) - h,
     "exponential noise": lambda h: h - torch.empty_like(h).exponential_().log(),
     "an empty index": lambda h: h.index_add(0, torch.zeros(0, dtype=torch.long), h[:0]),
@@ -260,5 +261,18 @@ def test_an_operation_without_a_derivative_is_named() -> None:
     def distinct(h: Tensor) -> Any:
         return h.unique(dim=0)
 
-    with pytest.raises(NotCoveredError, match=r"aten.unique_dim.default .* no derivative"):
+    with pytest.raises(NotCoveredError, match=r"the gradient of aten\.unique_dim\.default"):
         simulate(Between(distinct), (8, WIDTH), draws=2)
+
+
+def test_a_gradient_that_runs_away_is_an_error_that_says_where() -> None:
+    from fanin.errors import DivergentError
+
+    def steep(h: Tensor) -> Tensor:  # slopes of 1e10 / sqrt(2), 20 times
+        return 1e5 * torch.sin(1e5 * h)
+
+    model = nn.Sequential(*(Between(steep, WIDTH) for _ in range(20)))
+    for layer in model:
+        layer.b = nn.Linear(WIDTH, WIDTH, bias=False)
+    with pytest.raises(DivergentError, match=r"the gradient in aten\.\w+\.\w+ in \d+"):
+        simulate(model, (8, WIDTH), draws=2)

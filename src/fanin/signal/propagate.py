@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.special import ndtr
 
-from fanin.errors import ArgumentError, UnknownNameError
+from fanin.errors import ArgumentError, DivergentError, UnknownNameError
 from fanin.signal.deviation import shared
 from fanin.signal.fixed import ordered, profiled
 from fanin.signal.graph import Graph, Node, Parameter, Value
@@ -190,7 +190,9 @@ def _known(data: Array, value: Value, how: str = CLOSED) -> State:
     real = np.asarray(data)
     if not real.size:
         return State(Table.iid(value.shape, 0.0, 0.0), how, value.index, data=real)
-    finite = np.where(np.abs(real) < 1e30, real, 0.0) if real.dtype.kind == "f" else real
+    seen = np.abs(real) < 1e30  # the least number of a dtype hides an entry, if not all have it
+    partly = real.dtype.kind == "f" and (seen.any() or not np.isfinite(real).all())
+    finite = np.where(seen, real, 0.0) if partly else real
     finite = np.abs(finite) if finite.dtype.kind == "c" else finite.astype(float)
     table = profiled(finite) if value.depends else Table.measured(finite)
     signed = real.dtype.kind != "c"
@@ -328,6 +330,7 @@ def backward(signal: Signal, cotangents: Mapping[int, Table | float] | None = No
     Raises:
         ArgumentError: a cotangent for what is no output.
         NotCoveredError: an operation without a backward rule that cannot be sampled.
+        DivergentError: a gradient beyond float64.
     """
     graph = signal.graph
     terms: dict[int, list[Term]] = {
@@ -343,7 +346,7 @@ def backward(signal: Signal, cotangents: Mapping[int, Table | float] | None = No
         arriving = [_arrived(i, terms.get(i, ()), signal) for i in node.outputs]
         for index, parts in zip(node.outputs, arriving, strict=True):
             if parts:
-                gradients[index] = total(parts)
+                gradients[index] = _finite(node, total(parts))
         if not any(arriving) or not node.inputs:
             continue
         if _empty(call := Call(node, graph, signal.states)):
@@ -359,6 +362,18 @@ def backward(signal: Signal, cotangents: Mapping[int, Table | float] | None = No
     for index, more in shared(graph, signal.states, gradients).items():
         gradients[index] = _raised(gradients[index], more)
     return Signal(graph, signal.states, gradients)
+
+
+def _finite(node: Node, table: Table) -> Table:
+    """The gradient in what a node makes, if it is within float64."""
+    if not np.isfinite(table.pairs).all():
+        raise DivergentError(
+            f"the gradient in {node.op} in {node.path or 'the model'}",
+            expected="E[g^2] within float64",
+            got="one that has run away on its way back",
+            fix="start from weights that hold the gradient",
+        )
+    return table
 
 
 def _arrived(index: int, terms: Sequence[Term], signal: Signal) -> list[Term]:

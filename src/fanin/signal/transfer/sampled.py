@@ -91,17 +91,6 @@ def _uneven(call: Call, position: int) -> tuple[int, ...]:
     return (1,) if call.node.get("batch_first") else (0,)
 
 
-def _back(
-    call: Call, arrays: Sequence[np.ndarray], cotangents: Sequence[np.ndarray | None]
-) -> Sequence[np.ndarray | None]:
-    """The operation's own derivative; none for one that torch has none of."""
-    assert call.node.kernel is not None
-    try:
-        return call.node.kernel.vjp(arrays, cotangents)
-    except RuntimeError as error:
-        raise refuse(call, f"no derivative: {' '.join(str(error).split())}"[:200]) from error
-
-
 def averaged_tables(tables: Sequence[Table]) -> Table:
     """The average of tables of one layout, from as many draws."""
     mean, pairs = (np.mean([getattr(t, n) for t in tables], axis=0) for n in ("mean", "pairs"))
@@ -124,7 +113,8 @@ def sampled_back(call: Call, grads: Sequence[Table | None]) -> Gradients:
             for i, g in enumerate(grads)
         ]
         backs: dict[int, np.ndarray] = {}
-        for index, back in zip(call.node.inputs, _back(call, arrays, cotangents), strict=True):
+        pulled = call.node.kernel.vjp(arrays, cotangents)
+        for index, back in zip(call.node.inputs, pulled, strict=True):
             if back is not None and call.graph.values[index].floating:
                 backs[index] = backs.get(index, 0.0) + np.nan_to_num(back)
         for index, whole in backs.items():

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from fanin.errors import NotCoveredError
 from fanin.torch.tracing import schema
 
 if TYPE_CHECKING:
@@ -59,14 +60,23 @@ class Replay:
     def vjp(
         self, arrays: Sequence[Array], cotangents: Sequence[Array | None]
     ) -> tuple[Array | None, ...]:
-        """The gradient of sum_i <cotangent_i, result_i> in each array; None where there is none."""
+        """The gradient of sum_i <cotangent_i, result_i> in each array; None where there is none.
+
+        Raises:
+            NotCoveredError: torch has no derivative of the operation.
+        """
         places = range(len(arrays))
         try:
             return self._pulled(arrays, cotangents, places)
-        except RuntimeError:  # torch derives by some operands and not by others: noise, samples
+        except RuntimeError as error:
+            # torch derives by some operands and not by others: noise, samples
             found = [self._attempt(arrays, cotangents, place) for place in places]
             if all(g is None for g in found):
-                raise
+                raise NotCoveredError(
+                    f"the gradient of {schema.recorded_name(self.function)}",
+                    expected="an operation with a derivative",
+                    got=" ".join(str(error).split())[:200],
+                ) from error
             return tuple(found)
 
     def _attempt(
