@@ -1,6 +1,6 @@
 """What `fanin.init_` and `fanin.plan` cost beside what else initialises a network, in one run.
 
-`python benchmarks/init.py`: a 50-layer MLP of width 512, planning included, by fanin, LSUV,
+`python -m benchmarks.init`: a 50-layer MLP of width 512, planning included, by fanin, LSUV,
 AnyInit and loops over torch's initializers; then the plans of ResNet-50, GPT-2 small and a model of
 Llama's 70 billion parameters on meta. Processor time, one thread; medians of alternating repeats.
 The peers come with `pip install fanin[benchmarks]`; `--write` keeps the table.
@@ -18,10 +18,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from benchmarks.record import record
 from torch import Tensor, nn
 
 import fanin
-from record import record
 
 DEPTH, WIDTH, BATCH = 50, 512, 256
 KINDS = {"ReLU": nn.ReLU, "GELU": nn.GELU}

@@ -353,9 +353,19 @@ class _Solver:
         weight = self.scene.weights.get(name)
         if weight is None or self._kept(weight) is not None:
             return self.values.get(name)
-        if weight.is_matrix or (weight.role == "bias" and weight.path not in self.choices):
+        if weight.is_matrix or not self._decidable(weight):
             return None  # decided where an operation uses it
         return None if self.choice(weight.path).values is not None else self.values.get(name)
+
+    def _decidable(self, weight: Weight) -> bool:
+        """Whether all is known that a choice asks for: a bias goes with its weight, that with data.
+
+        A bias may be read before the data is, where an argument stands first or is cast.
+        """
+        if weight.role != "bias" or weight.use is None or weight.use.weight is None:
+            return True
+        parent = self.scene.weights[weight.use.weight].use
+        return parent is None or parent.data is None or parent.data in self.scene.states
 
     def _state(self, path: str, index: int) -> State:
         """The state of a parameter as an operation reads it, from its choice."""

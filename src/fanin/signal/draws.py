@@ -45,7 +45,7 @@ class Draws:
         They are a list where the shape of a value differs between draws.
         """
         state, node = call.states[index], call.graph.producer(index)
-        if state.data is not None:
+        if state.data is not None and not state.how.startswith("sampled"):
             return np.broadcast_to(state.data, (count, *np.shape(state.data)))
         kept = self._kept.get((index, count))
         if kept is not None and kept[0] is state:
@@ -96,7 +96,7 @@ class Draws:
 def run(node: Node, operands: Sequence[Stack], count: int) -> list[Stack]:
     """An operation on all draws; an elementwise one takes them at once."""
     assert node.kernel is not None
-    if node.pointwise and node.name != "prelu" and all(isinstance(o, np.ndarray) for o in operands):
+    if node.pointwise and all(isinstance(o, np.ndarray) for o in operands):
         n = max((np.ndim(o) for o in operands), default=0)
         laid = [
             np.reshape(o, (count, *(1,) * (n - np.ndim(o)), *np.shape(o)[1:])) for o in operands
@@ -118,8 +118,12 @@ def _elements(value: Stack) -> int:
 
 
 def _runs(call: Call, node: Node, state: State) -> bool:
-    """Whether the operation that made a value is run again rather than its law used."""
-    if (state.gaussian and state.function is None) or node.kernel is None or node.random:
+    """Whether the operation that made a value is run again rather than its law used.
+
+    A Gaussian needs it where it is another one with its elements moved: both are drawn as one.
+    """
+    plain = state.gaussian and state.function is None and not _moves(call, node)
+    if plain or node.kernel is None or node.random:
         return False
     sizes = [call.graph.values[i].size for i in (*node.inputs, *node.outputs)]
     return max(sizes) <= JOINT and min(sizes) > 0
@@ -134,8 +138,22 @@ def meet(call: Call) -> bool:
     return any(not first.isdisjoint(other) for other in others)
 
 
-def _behind(call: Call, index: int) -> set[int]:
-    """The nearest tensors that a tensor is made of element by element, itself included."""
+def alike(call: Call, first: int, second: int) -> bool:
+    """Whether two values, by index, are made of one tensor, whatever moved its elements.
+
+    So are the factors of x x^T; queries and keys, parts of one projection, are not.
+    """
+    if not call.states[first].roots & call.states[second].roots:
+        return False
+    behind = (_behind(call, i, moved=True) for i in (first, second))
+    return not set.isdisjoint(*behind)
+
+
+def _behind(call: Call, index: int, *, moved: bool = False) -> set[int]:
+    """The nearest tensors that a tensor is made of element by element, itself included.
+
+    With `moved` also through operations that change the places of all elements.
+    """
     found: set[int] = set()
     waiting = [index]
     while waiting and len(found) < _NEAREST:
@@ -143,8 +161,21 @@ def _behind(call: Call, index: int) -> set[int]:
         node = call.graph.producer(index)
         if call.graph.values[index].varying and index not in found:
             found.add(index)
-            waiting += node.inputs if node is not None and node.pointwise else ()
+            if node is not None and not node.view:
+                found.add(node.outputs[0])  # values and places of a topk belong together
+            if node is not None and (node.pointwise or (moved and _moves(call, node))):
+                waiting += node.inputs
     return found
+
+
+def _moves(call: Call, node: Node) -> bool:
+    """Whether an operation gives all elements of its operand other places."""
+    values = call.graph.values
+    return (
+        node.view
+        and bool(node.inputs)
+        and values[node.inputs[0]].size == values[node.outputs[0]].size
+    )
 
 
 _LATEST: list[tuple[weakref.ref[Graph], Draws]] = []

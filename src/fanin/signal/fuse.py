@@ -51,13 +51,17 @@ class Function:
     text: str = "x"
 
     def __call__(self, x: Array, *operands: Array) -> Array:
-        """The function of an array of any shape that the operands broadcast with."""
-        return self._forward(x, operands)[self.output]
+        """The function of an array of any shape that the operands broadcast with.
+
+        A truth value or an integer, as of x > 0, is a number as well.
+        """
+        y = self._forward(x, operands)[self.output]
+        return y.astype(np.float64) if y.dtype.kind in "bui" else y
 
     def derivative(self, x: Array, *operands: Array) -> Array:
         """Its derivative at each element of an array."""
         arrays = self._forward(x, operands)
-        slopes: dict[int, Array] = {self.output: np.ones_like(arrays[self.output])}
+        slopes: dict[int, Array] = {self.output: np.ones(np.shape(arrays[self.output]))}
         for node in reversed(self.nodes):
             given = slopes.pop(node.outputs[0], None)
             if given is None or node.kernel is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,6 +31,7 @@ def sample(table: Table, generator: np.random.Generator, count: int | None = Non
         same, differ = parts.take(0, a), parts.take(1, a)
         parts = np.stack([differ, same - differ], a)
     parts = np.maximum(parts, 0.0)
+    parts = np.asarray(parts)
     parts[(0,) * k] = max(parts[(0,) * k] - flat.average**2, 0.0)
     lead = () if count is None else (count,)
     x = np.zeros((*lead, *table.factors))
@@ -40,11 +42,15 @@ def sample(table: Table, generator: np.random.Generator, count: int | None = Non
     spread = np.maximum(table.same - table.mean**2, 0.0)
     level = float(parts.sum())
     scale = np.sqrt(spread / level) if level > 0 else 0.0
-    return np.asarray((table.mean + scale * x).reshape(*lead, *table.shape))
+    return np.asarray(table.mean + scale * x).reshape((*lead, *table.shape))
 
 
-def measured(drawn: Array) -> Table:
-    """The table of arrays that stand along a first axis, averaged over them."""
-    whole = Table.measured(drawn, (0,))
+def measured(drawn: Array, profiles: Sequence[int] = ()) -> Table:
+    """The table of arrays that stand along a first axis, averaged over them.
+
+    Along the axes of `profiles`, of one array, elements are told apart.
+    """
+    whole = Table.measured(drawn, (0, *(a + 1 for a in profiles)))
     k = len(whole.factors)
-    return Table(whole.dims[1:], whole.mean.mean(0), whole.pairs.take(0, 0).mean(k - 1))
+    mean, pairs = whole.mean.mean(0), whole.pairs.take(0, 0).mean(k - 1)
+    return Table(whole.dims[1:], np.asarray(mean), np.asarray(pairs))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from scipy.special import ndtr
 
-from fanin.errors import ArgumentError, UnknownNameError
+from fanin.errors import ArgumentError, DivergentError, UnknownNameError
 from fanin.signal.deviation import shared
 from fanin.signal.fixed import ordered, profiled
 from fanin.signal.graph import Graph, Node, Parameter, Value
@@ -26,6 +27,8 @@ from fanin.signal.transfer.shape import passed_on
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from fanin.signal.state import Function
 
     Array = NDArray[Any]
 
@@ -173,7 +176,13 @@ def leaf(
     high = spec.high if isinstance(spec, Spec) else 2
     mean, second = (high - 1) / 2, (high - 1) * (2 * high - 1) / 6
     table = Table.iid(value.shape, mean, second)
-    return State(table, f"{ASSUMED}: uniform", token, nonnegative=True, roots=roots)
+    return State(table, f"{ASSUMED}: uniform", token, Table.iid(value.shape), _uniform(high),
+                 ("normal", token), nonnegative=True, roots=roots)  # fmt: skip
+
+
+def _uniform(high: int) -> Function:
+    """Whole numbers from 0 below `high` with equal chance, as a function of a Gaussian."""
+    return lambda z: np.minimum(np.floor(ndtr(z) * high), high - 1)
 
 
 def _known(data: Array, value: Value, how: str = CLOSED) -> State:
@@ -181,7 +190,9 @@ def _known(data: Array, value: Value, how: str = CLOSED) -> State:
     real = np.asarray(data)
     if not real.size:
         return State(Table.iid(value.shape, 0.0, 0.0), how, value.index, data=real)
-    finite = np.where(np.abs(real) < 1e30, real, 0.0) if real.dtype.kind == "f" else real
+    seen = np.abs(real) < 1e30  # the least number of a dtype hides an entry, if not all have it
+    partly = real.dtype.kind == "f" and (seen.any() or not np.isfinite(real).all())
+    finite = np.where(seen, real, 0.0) if partly else real
     finite = np.abs(finite) if finite.dtype.kind == "c" else finite.astype(float)
     table = profiled(finite) if value.depends else Table.measured(finite)
     signed = real.dtype.kind != "c"
@@ -235,6 +246,8 @@ def step(graph: Graph, node: Node, states: Mapping[int, State]) -> list[State]:
     """The states of what a node makes, from those of what it reads: one step of the sweep."""
     call = Call(node, graph, states)
     if _empty(call):
+        if _kept(call):
+            return [call.first]
         return [State(Table.iid(v.shape, 0.0, 0.0), CLOSED, v.index) for v in graph.results(node)]
     known = _computed(call)
     if known is not None:
@@ -250,9 +263,19 @@ def step(graph: Graph, node: Node, states: Mapping[int, State]) -> list[State]:
 
 
 def _empty(call: Call) -> bool:
-    """Whether an operand or the result has no elements: an expert without tokens."""
-    values = [*call.graph.operands(call.node), *call.graph.results(call.node)]
-    return any(v.size == 0 for v in values) and call.node.name not in ("cat", "concat")
+    """Whether an operand or all results have no elements: an expert without tokens."""
+    if all(v.size == 0 for v in call.graph.results(call.node)):
+        return True
+    operands = call.graph.operands(call.node)
+    return any(v.size == 0 for v in operands) and call.node.name not in ("cat", "concat")
+
+
+def _kept(call: Call) -> bool:
+    """Whether nothing was put into a tensor (index_add, scatter), which so stays as it is."""
+    if not call.node.inputs or len(call.node.outputs) != 1:
+        return False
+    first = call.graph.operands(call.node)[0]
+    return first.size > 0 and first.shape == call.shape
 
 
 def forward_rule(node: Node) -> Forward | None:
@@ -283,10 +306,12 @@ def _computed(call: Call) -> list[State] | None:
         results = call.node.kernel(*arrays)
     if any(np.shape(r) != v.shape for r, v in zip(results, values, strict=True)):
         return None  # a shape that depends on content, which was drawn and not given
-    return [
-        _known(np.asarray(r).astype(v.dtype) if not v.floating else r, v)
+    how = next((s.how for s in states if s.how.startswith("sampled")), CLOSED)
+    made = [
+        _known(np.asarray(r).astype(v.dtype) if not v.floating else r, v, how)
         for r, v in zip(results, values, strict=True)
     ]
+    return made if how == CLOSED else [replace(s, roots=call.roots) for s in made]
 
 
 # --- backward ------------------------------------------------------------------------------------
@@ -307,6 +332,7 @@ def backward(signal: Signal, cotangents: Mapping[int, Table | float] | None = No
     Raises:
         ArgumentError: a cotangent for what is no output.
         NotCoveredError: an operation without a backward rule that cannot be sampled.
+        DivergentError: a gradient beyond float64.
     """
     graph = signal.graph
     terms: dict[int, list[Term]] = {
@@ -322,8 +348,12 @@ def backward(signal: Signal, cotangents: Mapping[int, Table | float] | None = No
         arriving = [_arrived(i, terms.get(i, ()), signal) for i in node.outputs]
         for index, parts in zip(node.outputs, arriving, strict=True):
             if parts:
-                gradients[index] = total(parts)
-        if not any(arriving) or not node.inputs or _empty(Call(node, graph, signal.states)):
+                gradients[index] = _finite(node, total(parts))
+        if not any(arriving) or not node.inputs:
+            continue
+        if _empty(call := Call(node, graph, signal.states)):
+            if _kept(call) and _wanted(graph.values[node.inputs[0]]):
+                terms.setdefault(node.inputs[0], []).extend(arriving[0])
             continue
         for index, term in _sent_back(Call(node, graph, signal.states), arriving, gradients):
             if _wanted(graph.values[index]):
@@ -334,6 +364,18 @@ def backward(signal: Signal, cotangents: Mapping[int, Table | float] | None = No
     for index, more in shared(graph, signal.states, gradients).items():
         gradients[index] = _raised(gradients[index], more)
     return Signal(graph, signal.states, gradients)
+
+
+def _finite(node: Node, table: Table) -> Table:
+    """The gradient in what a node makes, if it is within float64."""
+    if not np.isfinite(table.pairs).all():
+        raise DivergentError(
+            f"the gradient in {node.op} in {node.path or 'the model'}",
+            expected="E[g^2] within float64",
+            got="one that has run away on its way back",
+            fix="start from weights that hold the gradient",
+        )
+    return table
 
 
 def _arrived(index: int, terms: Sequence[Term], signal: Signal) -> list[Term]:
@@ -369,14 +411,15 @@ def _sent_back(
 
 def _raised(table: Table, extra: float) -> Table:
     """A gradient with so much more in the second moment of each element."""
-    pairs = table.pairs.copy()
+    pairs = np.array(table.pairs)
     pairs[(0,) * len(table.factors)] += max(extra, -0.9 * table.second_moment)
     return Table(table.dims, table.mean, pairs)
 
 
 def _wanted(value: Value) -> bool:
     """Whether a value has a gradient: it depends on a parameter or input, and is real."""
-    return value.floating and value.kind != "constant"
+    apart = value.kind == "produced" and not (value.varying or value.depends)
+    return value.floating and value.kind != "constant" and not apart
 
 
 def _starts(

@@ -21,7 +21,7 @@ from fanin.planning.solve import solve
 from fanin.signal.graph import Graph
 from fanin.signal.spec import Spec
 from fanin.torch.present import Held, constants, kept, present
-from fanin.torch.slots import fixes_scale, inside, refuse, writable
+from fanin.torch.slots import fixes_scale, refuse, submodule, writable
 from fanin.torch.tracing.modules import is_lazy, named_tensors, original
 from fanin.torch.tracing.trace import Inputs, trace
 from fanin.torch.writing.centring import centre_
@@ -390,7 +390,7 @@ def _memory(model: nn.Module, row: Row) -> int | None:
 def _owner(model: nn.Module, path: str) -> tuple[nn.Module, str]:
     """The module of a tensor and its name there."""
     owner, _, name = path.rpartition(".")
-    return inside(model, owner), name
+    return submodule(model, owner), name
 
 
 def _tensor(model: nn.Module, path: str) -> torch.Tensor:

@@ -84,12 +84,21 @@ def realise(inputs: Any, device: torch.device, dtype: torch.dtype) -> Any:
     return one(inputs)
 
 
+def parameters_of(model: nn.Module) -> list[inspect.Parameter]:
+    """What the model's forward takes; of a TorchScript method by its schema."""
+    try:
+        return list(inspect.signature(model.forward).parameters.values())
+    except ValueError:
+        names = [a.name for a in model.forward.schema.arguments][1:]
+        return [inspect.Parameter(n, inspect.Parameter.POSITIONAL_OR_KEYWORD) for n in names]
+
+
 def call(model: nn.Module, inputs: Any) -> Any:
     """Call the model: a tuple holds positional arguments, a mapping keyword arguments.
 
     Either is passed whole where `forward` takes a single argument that it must be.
     """
-    parameters = list(inspect.signature(model.forward).parameters.values())
+    parameters = parameters_of(model)
     open_ended = any(p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD) for p in parameters)
     if isinstance(inputs, Mapping):
         names = {p.name for p in parameters}

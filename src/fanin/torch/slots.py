@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -63,9 +62,11 @@ def _is_computed(tensor: torch.Tensor) -> bool:
     return base is not None and base.grad_fn is not None
 
 
-def inside(module: nn.Module, path: str) -> nn.Module:
-    """The module at a path; scripted ones have no `get_submodule`."""
-    return functools.reduce(getattr, path.split("."), module) if path else module
+def submodule(module: nn.Module, path: str) -> nn.Module:
+    """The part of a module at a path; TorchScript modules have no `get_submodule`."""
+    for name in path.split(".") if path else ():
+        module = getattr(module, name)
+    return module
 
 
 @contextmanager
@@ -85,7 +86,7 @@ def writable(module: nn.Module, name: str, *, scale_fixed: bool = False) -> Iter
         NotCoveredError: the parametrization cannot take this value; the old one is kept.
     """
     path, _, leaf = name.rpartition(".")
-    owner = inside(module, path)
+    owner = submodule(module, path)
     assign = _assigner(owner, leaf)
     if assign is None:
         yield getattr(owner, leaf)

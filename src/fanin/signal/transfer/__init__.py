@@ -9,6 +9,7 @@ from fanin.signal.transfer import (
     fourier,
     linear,
     loss,
+    mask,
     maxima,
     norm,
     pointwise,
@@ -24,6 +25,6 @@ from fanin.signal.transfer.call import BACKWARD, FORWARD, Call, backward, forwar
 __all__ = ["BACKWARD", "FORWARD", "Call", "backward", "forward"]
 
 _FAMILIES = (
-    attention, convolution, embedding, fourier, linear, loss, maxima, norm, pointwise, pool, random,
-    recurrent, reduce, sampled, shape,
+    attention, convolution, embedding, fourier, linear, loss, mask, maxima, norm, pointwise, pool,
+    random, recurrent, reduce, sampled, shape,
 )  # fmt: skip

@@ -8,8 +8,9 @@ from math import prod, sqrt
 
 import numpy as np
 
+from fanin.signal.draws import alike
 from fanin.signal.graph import Node
-from fanin.signal.state import CLOSED, QUADRATURE, Mask, State
+from fanin.signal.state import ASSUMED, CLOSED, QUADRATURE, Mask, State
 from fanin.signal.table import Table, add, align, product
 from fanin.signal.transfer.call import (
     Call,
@@ -23,7 +24,9 @@ from fanin.signal.transfer.call import (
 from fanin.signal.transfer.causal import averaged, matmul, returned, transposed
 from fanin.signal.transfer.gram import deviations, spread
 from fanin.signal.transfer.linear import outer
-from fanin.signal.transfer.pointwise import HIDDEN
+from fanin.signal.transfer.mask import HIDDEN, SLIGHT, added
+from fanin.signal.transfer.pointwise import linear_in_z
+from fanin.signal.transfer.sampled import joint, sampled, sampled_back
 
 
 @lru_cache(maxsize=256)
@@ -162,7 +165,14 @@ def softmaxed(logits: State, dim: int, token: object) -> State:
     if keys == 1:
         result = result.gather(rows.dim, np.array([0]))
     prefix = rows.query is not None and _is_causal(rows.masks)
-    return State(result, QUADRATURE, token, nonnegative=True, roots=logits.roots, causal=prefix)
+    how = _how(logits, QUADRATURE)
+    return State(result, how, token, nonnegative=True, roots=logits.roots, causal=prefix)
+
+
+def _how(logits: State, exact: str) -> str:
+    """How the softmax of logits is known: they count as Gaussian."""
+    derived = logits.gaussian and linear_in_z(logits)
+    return exact if derived else f"{ASSUMED}: Gaussian logits"
 
 
 def _is_causal(masks: np.ndarray) -> bool:
@@ -259,9 +269,12 @@ def _parts(call: Call) -> tuple[State, State, State, State, State, float]:
     table = matmul(q.table, transposed(k.table)) * scale
     mask = _mask(call, q.shape[-2], k.shape[-2])
     bias = call["attn_mask"] if "attn_mask" in call.node.args else call["attn_bias"]
-    if isinstance(bias, State) and bias.data is None:
-        table = add(table, bias.table)
-    logits = State(table, CLOSED, ("logits", call.token()), roots=call.roots, allowed=mask)
+    seen = added(bias) if isinstance(bias, State) else None
+    table = table if seen is None else add(table, seen)
+    known = isinstance(bias, State) and bias.data is not None
+    plain = not known or seen is None or seen.variance <= SLIGHT * table.variance
+    logits = State(table, CLOSED, ("logits", call.token()), gaussian=plain, roots=call.roots,
+                   allowed=mask)  # fmt: skip
     return q, k, v, logits, softmaxed(logits, -1, None), scale
 
 
@@ -278,8 +291,15 @@ def _mask(call: Call, queries: int, keys: int) -> Mask | None:
     return None
 
 
+def _own(call: Call) -> bool:
+    """Whether queries and keys are one tensor, without weights of their own, and can be drawn."""
+    return alike(call, call.index("query"), call.index("key")) and joint(call)
+
+
 @forward(*_FUSED.split())
 def _attention(call: Call) -> list[State]:
+    if _own(call):
+        return sampled(call)
     q, k, v, logits, weights, _ = _parts(call)
     table = product(weights.table, _kept(call, weights.shape))
     out = averaged(table, v.table) if weights.causal else matmul(table, v.table)
@@ -289,7 +309,8 @@ def _attention(call: Call) -> list[State]:
     fresh = abs(v.mean) <= 1e-9 * (v.second_moment**0.5 + 1e-300)
     token = call.token()
     roots = frozenset({token}) if fresh else call.roots
-    states = [State(out, QUADRATURE, token, gaussian=v.gaussian, roots=roots)]
+    how = _how(logits, QUADRATURE)
+    states = [State(out, how, token, gaussian=v.gaussian, roots=roots)]
     for position in range(1, len(call.node.outputs)):
         shape = call.output(position).shape
         states.append(_log_sum(call, position, shape, k.shape[-2]))
@@ -350,6 +371,9 @@ def _attention_back(call: Call, grads: Sequence[Table | None]) -> Gradients:
     g = grads[0]
     if g is None:
         return
+    if _own(call):
+        yield from sampled_back(call, grads)
+        return
     q, k, v, logits, weights, scale = _parts(call)
     kept = _kept(call, weights.shape)
     to_weights = product(matmul(g, transposed(v.table)), kept)
@@ -408,13 +432,13 @@ def _log_softmax(call: Call) -> State:
     (dim,) = dims_of(call.node["dim"], len(logits.shape))
     keys = logits.shape[dim]
     table = logits.table
-    keepdim = call.node.name != "logsumexp"
+    keepdim, how = call.node.name != "logsumexp", _how(logits, CLOSED)
     spread = table.centred((dim,)).second_moment
     level = np.log(keys) + spread / 2 - _shortfall(spread, keys)
     if keepdim:
-        return State(table.centred((dim,)) + -level, CLOSED, call.token(), roots=logits.roots)
+        return State(table.centred((dim,)) + -level, how, call.token(), roots=logits.roots)
     average = table.average_over((dim,), bool(call.node.get("keepdim")))
-    return State(average + level, CLOSED, call.token(), roots=logits.roots)
+    return State(average + level, how, call.token(), roots=logits.roots)
 
 
 def _shortfall(variance: float, keys: int) -> float:

@@ -226,3 +226,12 @@ def amplitude(like: Table, level: np.ndarray) -> Table:
     k = len(like.factors)
     whole = np.broadcast_shapes(one.shape, other.shape)
     return Table(like.dims, level, np.broadcast_to(one * other, like.pairs.shape[:k] + whole[k:]))
+
+
+def broadcast(state: State, shape: Sequence[int]) -> State:
+    """The state expanded to the shape of the result."""
+    if state.shape == tuple(shape):
+        return state
+    return replace(
+        state.through(lambda t: t.expand(shape), ("expand", tuple(shape))), average=state.average
+    )

@@ -11,6 +11,7 @@ from fanin.signal.table import Table, product
 from fanin.signal.transfer.call import Call, Gradients, backward, forward
 from fanin.signal.transfer.causal import matmul, transposed
 from fanin.signal.transfer.linear import contracted
+from fanin.signal.transfer.sampled import sampled
 
 
 def coincidence(index: np.ndarray) -> np.ndarray:
@@ -107,6 +108,50 @@ def _embedding_back(call: Call, grads: Sequence[Table | None]) -> Gradients:
         uses = float(np.prod(indices.shape)) / weight.shape[0]
         found = Table.iid(weight.shape, 0.0, g.second_moment * uses)
     yield call.index("weight"), found
+
+
+# --- bags: sums or averages of rows ---------------------------------------------------------------
+
+_SUM, _MEAN = 0, 1  # modes
+
+
+def _bag(call: Call) -> int | None:
+    """The number of rows in each bag, if it is one number; None where it is not, or unknown."""
+    offsets = call["offsets"].data
+    bags, rows = call.shape[0], call["indices"].shape[0]
+    if offsets is None:
+        return rows // bags if rows % bags == 0 else None
+    sizes = np.diff(np.append(np.asarray(offsets)[:bags], rows))
+    return int(sizes[0]) if (sizes == sizes[0]).all() and sizes[0] > 0 else None
+
+
+@forward("embedding_bag", "_embedding_bag")
+def _bags(call: Call) -> list[State]:
+    size, weights = _bag(call), call.node.get("per_sample_weights")
+    if size is None or call.node["mode"] not in (_SUM, _MEAN) or weights is not None:
+        return sampled(call)
+    weight, indices = call["weight"], call["indices"]
+    if indices.data is not None:
+        rows, how = looked_up(weight.table, np.asarray(indices.data)), CLOSED
+    else:
+        rows, how = (
+            _by_chance(weight.table, indices, weight.shape[0]),
+            f"{ASSUMED}: uniform indices",
+        )
+    table = rows.reshape((call.shape[0], size, call.shape[1])).sum((1,))
+    table = table * (1 / size) if call.node["mode"] == _MEAN else table
+    roots = weight.roots | indices.roots
+    return [State(table, how, call.token(), gaussian=weight.gaussian, roots=roots)]
+
+
+@backward("embedding_bag", "_embedding_bag")
+def _bags_back(call: Call, grads: Sequence[Table | None]) -> Gradients:
+    g = grads[0]
+    assert g is not None
+    rows, weight = call["indices"].shape[0], call["weight"]
+    scale = call.shape[0] / rows if call.node["mode"] == _MEAN else 1.0
+    uses = rows / weight.shape[0] * scale**2
+    yield call.index("weight"), Table.iid(weight.shape, 0.0, g.second_moment * uses)
 
 
 # --- experts: each token multiplies the matrix of its own group ----------------------------------

@@ -7,10 +7,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from fanin.signal.state import CLOSED, Mixed, State, law
+from fanin.signal.draws import alike
+from fanin.signal.state import ASSUMED, CLOSED, Mixed, State, law
 from fanin.signal.table import Table, add, product
 from fanin.signal.transfer.call import Call, Gradients, Term, backward, forward, reduced_to
 from fanin.signal.transfer.causal import averaged, matmul, returned, transposed
+from fanin.signal.transfer.mask import hidden
+from fanin.signal.transfer.sampled import joint, sampled, sampled_back
 
 # From this many independent terms on a sum counts as Gaussian.
 _MANY = 8
@@ -22,7 +25,8 @@ def contracted(call: Call, table: Table, terms: int, parts: Sequence[State]) -> 
     fresh = any(abs(p.mean) <= 1e-12 * (p.second_moment**0.5 + 1e-300) for p in parts)
     roots = frozenset({token}) if fresh else call.roots
     known = any(p.gaussian and p.function is None for p in parts)
-    return State(table, CLOSED, token, gaussian=known or terms >= _MANY, roots=roots)
+    how = f"{ASSUMED}: independent operands" if alike(call, *_factors(call)) else CLOSED
+    return State(table, how, token, gaussian=known or terms >= _MANY, roots=roots)
 
 
 def of_few(state: State, terms: int, dim: int) -> State:
@@ -106,8 +110,21 @@ def _mm(call: Call) -> State:
     x, y = call["self"], call["mat2"] or call["other"]
     if len(x.shape) < 2 or len(y.shape) < 2:
         return _vector(call, x, y)
+    if _own(call):
+        return sampled(call)[0]
     table = averaged(x.table, y.table) if x.causal else matmul(x.table, y.table)
     return contracted(call, table, x.shape[-1], (x, y))
+
+
+def _own(call: Call) -> bool:
+    """Whether both factors of a product are made of one tensor, as in x x^T, and can be drawn."""
+    return alike(call, *_factors(call)) and joint(call)
+
+
+def _factors(call: Call) -> tuple[int, ...]:
+    """The two values that are multiplied."""
+    added = call.node.name in ("addmm", "baddbmm", "addbmm")
+    return call.node.inputs[1:3] if added else call.node.inputs[:2]
 
 
 @forward("dot", "mv")
@@ -127,6 +144,9 @@ def _vector(call: Call, x: State, y: State) -> State:
 def _mm_back(call: Call, grads: Sequence[Table | None]) -> Gradients:
     (g,) = grads
     assert g is not None
+    if _own(call):
+        yield from sampled_back(call, grads)
+        return
     x, y = call.operands
     a = x.table.unsqueeze(0) if len(x.shape) == 1 else x.table
     b = y.table.unsqueeze(1) if len(y.shape) == 1 else y.table
@@ -143,14 +163,21 @@ def _addmm(call: Call) -> State:
     x = call["mat1"] or call["batch1"]
     y = call["mat2"] or call["batch2"]
     alpha, beta = float(call["alpha"] or 1), float(call.node.get("beta", 1))
+    if _own(call):
+        return sampled(call)[0]
     state = contracted(call, matmul(x.table, y.table) * alpha, x.shape[-1], (x, y))
-    return plus(state, call["self"], beta) if beta else state
+    if not beta:
+        return state
+    return hidden(state, call["self"], call.token()) or plus(state, call["self"], beta)
 
 
 @backward("addmm", "baddbmm")
 def _addmm_back(call: Call, grads: Sequence[Table | None]) -> Gradients:
     (g,) = grads
     assert g is not None
+    if _own(call):
+        yield from sampled_back(call, grads)
+        return
     batched = call["mat1"] is None
     x, y = (call["batch1"], call["batch2"]) if batched else (call["mat1"], call["mat2"])
     names = ("batch1", "batch2") if batched else ("mat1", "mat2")

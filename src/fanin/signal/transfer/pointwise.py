@@ -18,7 +18,6 @@ from fanin.signal.state import (
     ASSUMED,
     CLOSED,
     QUADRATURE,
-    Mask,
     State,
     Varied,
     applied,
@@ -28,23 +27,21 @@ from fanin.signal.state import (
 from fanin.signal.table import Table, add, align, paired, product
 from fanin.signal.transfer.call import (
     Call,
-    Gradients,
     Term,
     amplitude,
-    backward,
+    broadcast,
     forward,
     reduced_to,
     total,
 )
 from fanin.signal.transfer.gate import is_gated, onward
+from fanin.signal.transfer.mask import masked
 from fanin.signal.transfer.sampled import joint, sampled
 from fanin.signal.transfer.size import size_of_sum, sized
 from fanin.signal.twins import sum_of_runs
 
 if TYPE_CHECKING:
     from fanin.signal.state import Function
-
-HIDDEN = -30.0  # an added number below this hides an entry from a softmax
 
 
 @dataclass(frozen=True)
@@ -80,21 +77,12 @@ def linear_in_z(state: State) -> bool:
     return state.function is None or isinstance(state.function, Affine)
 
 
-def broadcast(state: State, shape: Sequence[int]) -> State:
-    """The state expanded to the shape of the result."""
-    if state.shape == tuple(shape):
-        return state
-    return replace(
-        state.through(lambda t: t.expand(shape), ("expand", tuple(shape))), average=state.average
-    )
-
-
 def pointwise(call: Call) -> State:
     """Any elementwise operation."""
     shape = call.shape
     name = call.node.name
-    if (masked := _masked(call)) is not None:
-        return masked
+    if (found := masked(call)) is not None:
+        return found
     states = [broadcast(s, shape) for s in call.operands]
     numbers = {i: v for i, s in enumerate(states) if (v := s.value) is not None}
     varying = [i for i in range(len(states)) if i not in numbers]
@@ -203,43 +191,6 @@ def _operands(
     return arrays
 
 
-def _masked(call: Call) -> State | None:
-    """Logits with a mask added or filled in: the moments stay those of the seen entries."""
-    if call.node.name == "where":
-        return _masked_where(call)
-    if len(call.operands) != 2:
-        return None
-    first, second = call.operands
-    if call.node.name == "add":
-        for logits, mask in ((first, second), (second, first)):
-            data = mask.data
-            if data is None or logits.data is not None or np.min(data, initial=0) > HIDDEN:
-                continue
-            keep = data > HIDDEN
-            seen = Table.measured(np.where(keep, data, data[keep].mean() if keep.any() else 0.0))
-            state = State(add(logits.table, seen), CLOSED, call.token(), roots=logits.roots)
-            return replace(state, gaussian=logits.gaussian, allowed=Mask(keep, float(data.min())))
-    if call.node.name == "masked_fill" and second.data is not None:
-        fill = call["value"]
-        fill = fill.value if isinstance(fill, State) else float(fill)
-        if fill is not None and fill < HIDDEN:
-            state = replace(broadcast(first, call.shape), token=call.token())
-            return replace(state, allowed=Mask(~second.data.astype(bool), fill))
-    return None
-
-
-def _masked_where(call: Call) -> State | None:
-    """where(known condition, logits, a number that hides): the same as a mask filled in."""
-    condition, x, fill = call.operands
-    if condition.data is None or fill.data is None or x.data is not None:
-        return None
-    number = float(np.max(fill.data, initial=-np.inf))
-    if number >= HIDDEN:
-        return None
-    state = replace(broadcast(x, call.shape), token=call.token())
-    return replace(state, allowed=Mask(condition.data.astype(bool), number))
-
-
 def _with_fixed(call: Call, states: Sequence[State]) -> State | None:
     """A function of a Gaussian with a fixed tensor that has a profile."""
     for order in (slice(None), slice(None, None, -1)):
@@ -271,6 +222,8 @@ def _sum(call: Call, states: Sequence[State]) -> State:
     alike = any(_plain(s) and (_plain(t) or is_fixed(t, s)) for s, t in pairs)
     how = CLOSED
     if x.roots & y.roots and _varies(x) and _varies(y) and cross is None:
+        if meet(call) and joint(call):
+            return sampled(call)[0]
         how = f"{ASSUMED}: uncorrelated operands"
     keeps = x.nonnegative and y.nonnegative and a >= 0 and b >= 0
     slices = joined(x.slices, y.slices, a, b) if cross is not None else None
@@ -356,7 +309,7 @@ def _product(call: Call, states: Sequence[State]) -> State:
     how = CLOSED
     common = x.roots & y.roots or (call.node.name == "div" and meet(call))
     dependent = bool(common) and _varies(x) and _varies(y)
-    if dependent and call.node.name == "div" and joint(call):
+    if dependent and (call.node.name == "div" or meet(call)) and joint(call):
         return sampled(call)[0]
     if call.node.name == "div":
         y = applied(y, lambda v: 1.0 / np.where(v == 0, np.nan, v), ("1/", y.token))
@@ -424,6 +377,8 @@ def _draw(call: Call, states: Sequence[State]) -> tuple[list[np.ndarray], Table]
     generator, arrays = call.generator(), []
     for state in states:
         latent, function, _, _ = law(state)
+        if isinstance(latent, Varied):  # its function takes the whole axis, which is not drawn
+            latent, function = state.table, None
         laid, _ = align(state.table, factors)
         small = _small(align(latent, laid)[0])
         x = sample(small, generator, _DRAWS).reshape(_DRAWS, *small.factors)
@@ -576,24 +531,8 @@ def _drawn_slope(call: Call, states: Sequence[State], place: int) -> Table:
 # --- operations that are functions of one tensor although they draw or compare --------------------
 
 
-@forward("masked_fill")
-def _masked_fill(call: Call) -> State:
-    if (masked := _masked(call)) is not None:
-        return masked
-    x, mask = call["self"], call["mask"]
-    value = call["value"]
-    number = value.mean if isinstance(value, State) else float(value)
-    keep = mask.table * -1.0 + 1.0
-    table = add(product(x.table, keep), (mask.table * number).expand(call.shape))
-    return State(table, CLOSED, call.token(), roots=call.roots)
-
-
-@backward("masked_fill")
-def _masked_fill_back(call: Call, grads: Sequence[Table | None]) -> Gradients:
-    (g,) = grads
-    assert g is not None
-    x, mask = call["self"], call["mask"]
-    if x.allowed is None and mask.data is not None and call.states[call.node.outputs[0]].allowed:
-        yield call.index("self"), reduced_to(g, x.shape)
-    else:
-        yield call.index("self"), reduced_to(product(g, mask.table * -1.0 + 1.0), x.shape)
+@forward("_to_copy")
+def _cast(call: Call) -> State:
+    """The same numbers, but for what an integer or a truth value cuts off."""
+    whole = call.output().floating or not call.graph.values[call.node.inputs[0]].floating
+    return call.first if whole and call.output().dtype != "bool" else pointwise(call)

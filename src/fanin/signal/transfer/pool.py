@@ -47,6 +47,7 @@ def _matrices(call: Call) -> list[tuple[int, np.ndarray]]:
     if "pool" not in node.name:
         n = len(shape)
         make = _bilinear if "linear" in node.name else _bicubic
+        make = _smoothed if node.name.endswith("_aa") else make
         align = bool(node.get("align_corners", False))
         return [(d, make(shape[d], out[d], align)) for d in range(2, n)]
     divisor = node.get("divisor_override")
@@ -87,6 +88,15 @@ def _bilinear(size: int, outputs: int, align: bool) -> np.ndarray:
     place = np.clip(_centres(size, outputs, align), 0, size - 1)
     distance = np.abs(place[:, None] - np.arange(size))
     return np.asarray(np.maximum(0.0, 1.0 - distance))
+
+
+def _smoothed(size: int, outputs: int, align: bool) -> np.ndarray:
+    """The same where a smaller grid averages over all that its elements stand for."""
+    step = (size - 1) / max(outputs - 1, 1) if align else size / outputs
+    centres = (np.arange(outputs) + 0.5) * step - 0.5
+    distance = np.abs(centres[:, None] - np.arange(size)) / max(step, 1.0)
+    weights = np.maximum(0.0, 1.0 - distance)
+    return np.asarray(weights / weights.sum(1, keepdims=True))
 
 
 def _bicubic(size: int, outputs: int, align: bool) -> np.ndarray:

@@ -5,14 +5,42 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.special import ndtr
+from scipy.special import log_ndtr, ndtr
 
 from fanin.signal.state import CLOSED, State
-from fanin.signal.table import Table, product
+from fanin.signal.table import Table, align, paired, product
 from fanin.signal.transfer.call import Call, Gradients, backward, forward
 
+_LEAST = -1.7580993408473766  # what SELU tends to at the far left
 
-@forward("native_dropout", "dropout", "feature_dropout", "alpha_dropout", "_fused_dropout")
+
+@forward("alpha_dropout", "feature_alpha_dropout")
+def _alpha_dropout(call: Call) -> State:
+    """m (a x + b) + (1 - m) c, with a mask m, such that N(0, 1) stays N(0, 1) (SELU's own)."""
+    x, p = call.first, float(call.node["p"])
+    if not call.node["train"] or p == 0:
+        return x
+    q = 1 - p
+    scale = 1 / np.sqrt(q + q * p * _LEAST**2)
+    value, mask = align(x.table * scale + -scale * _LEAST * p, _mask(call) * q)
+    least = scale * _LEAST * q
+    one, other = paired(value.mean, value)
+    both = mask.pairs
+    pairs = both * value.pairs + (q - both) * least * (one + other) + (1 - 2 * q + both) * least**2
+    table = Table(value.dims, q * value.mean + p * least, pairs)
+    return State(table, CLOSED, call.token(), roots=x.roots)
+
+
+@backward("alpha_dropout", "feature_alpha_dropout")
+def _alpha_dropout_back(call: Call, grads: Sequence[Table | None]) -> Gradients:
+    g, p = grads[0], float(call.node["p"])
+    assert g is not None
+    if call.node["train"] and p:
+        g = product(g, _mask(call) * (1 - p)) * (1 / np.sqrt((1 - p) * (1 + p * _LEAST**2)))
+    yield call.node.inputs[0], g
+
+
+@forward("native_dropout", "dropout", "feature_dropout", "_fused_dropout")
 def _dropout(call: Call) -> list[State] | State:
     """x m / (1 - p) with m = 1 with probability 1 - p: E[x^2] grows, E[x] stays."""
     x, mask = call.first, _mask(call)
@@ -78,6 +106,16 @@ def _uniform(call: Call) -> State:
     )  # fmt: skip
 
 
+@forward("exponential")
+def _exponential(call: Call) -> State:
+    rate, token = float(call.node.get("lambd", 1.0)), call.token()
+    return State(
+        Table.iid(call.shape, 1 / rate, 2 / rate**2), CLOSED, token, Table.iid(call.shape),
+        lambda z: -log_ndtr(z) / rate, ("normal", token), gaussian=True, nonnegative=True,
+        roots=frozenset({token}),
+    )  # fmt: skip
+
+
 @forward("randn", "randn_like", "normal", "normal_functional")
 def _normal(call: Call) -> State:
     mean, std = call.node.get("mean"), call.node.get("std")
@@ -117,9 +155,9 @@ def _full(call: Call) -> State:
 
 
 _MAKERS = (
-    "bernoulli rand rand_like uniform randn randn_like normal normal_functional zeros zeros_like "
-    "new_zeros zero empty empty_like new_empty empty_strided new_empty_strided ones ones_like "
-    "new_ones full full_like new_full fill scalar_tensor"
+    "bernoulli exponential rand rand_like uniform randn randn_like normal normal_functional "
+    "zeros zeros_like new_zeros zero empty empty_like new_empty empty_strided "
+    "new_empty_strided ones ones_like new_ones full full_like new_full fill scalar_tensor"
 )
 
 

@@ -9,13 +9,15 @@ import numpy as np
 
 from fanin.errors import NotCoveredError
 from fanin.signal.draws import JOINT, draws, run
-from fanin.signal.joint import sample
+from fanin.signal.joint import measured, sample
 from fanin.signal.state import State
 from fanin.signal.table import Table
 from fanin.signal.transfer.call import Call, Gradients
 
 _DRAWS = 8
 _LARGEST = 1 << 24  # elements of an operand that is drawn whole
+_PROFILE = 1 << 10  # elements along an axis that are told apart
+_RANKED = ("sort", "topk", "cumsum", "cumprod", "cummax", "cummin", "logcumsumexp")
 
 
 def joint(call: Call) -> bool:
@@ -66,7 +68,7 @@ def _measured(call: Call, position: int, results: Sequence[np.ndarray]) -> State
         second = float(np.mean([(r**2).mean() for r in finite if r.size] or [0.0]))
         table = Table.iid(shape, mean, second)
     else:
-        table = averaged_tables([Table.measured(r, _uneven(call, position)) for r in finite])
+        table = measured(np.stack(finite), _uneven(call, position))
     levels = [float((r**2).mean()) if r.size else 0.0 for r in finite]
     error = float(np.std(levels) / np.sqrt(len(levels)) / max(np.mean(levels), 1e-300))
     low = min((float(r.min()) for r in finite if r.size), default=0.0)
@@ -78,7 +80,11 @@ def _measured(call: Call, position: int, results: Sequence[np.ndarray]) -> State
 
 
 def _uneven(call: Call, position: int) -> tuple[int, ...]:
-    """The axes of an output along which its elements are not alike: the steps of a recurrence."""
+    """The axes of an output along which its elements are not alike: ranks, steps so far."""
+    if call.node.name in _RANKED:
+        shape = call.output(position).shape
+        axis = call.node["dim"] % max(len(shape), 1)
+        return (axis,) if shape and shape[axis] <= _PROFILE else ()
     recurrent = call.node.name in ("lstm", "gru", "rnn_tanh", "rnn_relu")
     if not recurrent or position or len(call.output(0).shape) != 3:
         return ()
@@ -106,9 +112,12 @@ def sampled_back(call: Call, grads: Sequence[Table | None]) -> Gradients:
             None if g is None else sample(g, generator).reshape(call.output(i).shape)
             for i, g in enumerate(grads)
         ]
-        backs = call.node.kernel.vjp(arrays, cotangents)
-        for index, back in zip(call.node.inputs, backs, strict=True):
+        backs: dict[int, np.ndarray] = {}
+        pulled = call.node.kernel.vjp(arrays, cotangents)
+        for index, back in zip(call.node.inputs, pulled, strict=True):
             if back is not None and call.graph.values[index].floating:
-                found.setdefault(index, []).append(Table.measured(np.nan_to_num(back)))
+                backs[index] = backs.get(index, 0.0) + np.nan_to_num(back)
+        for index, whole in backs.items():
+            found.setdefault(index, []).append(Table.measured(whole))
     for index, tables in found.items():
         yield index, averaged_tables(tables)

@@ -16,7 +16,7 @@ from fanin.signal.transfer.embedding import looked_up, looked_up_back
 
 Change = Callable[[Table], Table]
 
-_SAME = "alias detach lift_fresh clone contiguous _to_copy to positive resolve_conj resolve_neg"
+_SAME = "alias detach lift_fresh clone contiguous to positive resolve_conj resolve_neg"
 _RESHAPES = (
     "view reshape _unsafe_view _reshape_alias flatten unflatten squeeze unsqueeze view_as "
     "squeeze_ unsqueeze_"
@@ -28,7 +28,7 @@ def _same(call: Call) -> State:
     return call.first
 
 
-@backward(*(name for name in _SAME.split() if name != "detach"))
+@backward("_to_copy", *(name for name in _SAME.split() if name != "detach"))
 def passed_on(call: Call, grads: Sequence[Table | None]) -> Gradients:
     """The gradient of a copy is the gradient."""
     (g,) = grads

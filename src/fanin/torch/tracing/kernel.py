@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from fanin.errors import NotCoveredError
 from fanin.torch.tracing import schema
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class Replay:
         # writes its running moments, and does not say so.
         shared = schema.pointwise(function) and not self.written
         self._tensor = _seen if shared else _copied
+        self._spreads = bool(self.written) and schema.pointwise(function)
         self._draws = schema.random(function, arguments)
 
     def __call__(self, *arrays: Array) -> tuple[Array, ...]:
@@ -58,13 +60,50 @@ class Replay:
     def vjp(
         self, arrays: Sequence[Array], cotangents: Sequence[Array | None]
     ) -> tuple[Array | None, ...]:
-        """The gradient of sum_i <cotangent_i, result_i> in each array; None where there is none."""
+        """The gradient of sum_i <cotangent_i, result_i> in each array; None where there is none.
+
+        Raises:
+            NotCoveredError: torch has no derivative of the operation.
+        """
+        places = range(len(arrays))
+        try:
+            return self._pulled(arrays, cotangents, places)
+        except RuntimeError as error:
+            # torch derives by some operands and not by others: noise, samples
+            found = [self._attempt(arrays, cotangents, place) for place in places]
+            if all(g is None for g in found):
+                raise NotCoveredError(
+                    f"the gradient of {schema.recorded_name(self.function)}",
+                    expected="an operation with a derivative",
+                    got=" ".join(str(error).split())[:200],
+                ) from error
+            return tuple(found)
+
+    def _attempt(
+        self, arrays: Sequence[Array], cotangents: Sequence[Array | None], place: int
+    ) -> Array | None:
+        """The gradient in one array; None where torch has no derivative by it."""
+        try:
+            return self._pulled(arrays, cotangents, (place,))[place]
+        except RuntimeError:
+            return None
+
+    def _pulled(
+        self,
+        arrays: Sequence[Array],
+        cotangents: Sequence[Array | None],
+        places: Sequence[int],
+    ) -> tuple[Array | None, ...]:
+        """The gradient in the arrays at these places."""
         tensors = [self._tensor(a) for a in arrays]
-        leaves = [t.requires_grad_(t.is_floating_point() or t.is_complex()) for t in tensors]
+        leaves = [
+            t.requires_grad_(i in places and (t.is_floating_point() or t.is_complex()))
+            for i, t in enumerate(tensors)
+        ]
         with torch.enable_grad():
             results = self._run([t.clone() for t in leaves] if self.written else leaves)
         pairs = [
-            (r, self._tensor(c))
+            (r, self._tensor(c).to(r.dtype))
             for r, c in zip(results, cotangents, strict=True)
             if c is not None and r.requires_grad
         ]
@@ -87,6 +126,11 @@ class Replay:
 
     def _run(self, tensors: list[torch.Tensor]) -> tuple[torch.Tensor, ...]:
         """Run the operation with the tensors in their slots, global randomness untouched."""
+        if self._spreads:  # what is written in place takes the shape of all
+            shape = torch.broadcast_shapes(*(t.shape for t in tensors))
+            tensors = [
+                t.expand(shape).clone() if i in self.written else t for i, t in enumerate(tensors)
+            ]
         if not self._draws:
             result, given = self._call(tensors, widen=True)
         else:

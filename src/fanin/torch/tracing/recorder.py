@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from torch._ops import HigherOrderOperator
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map_only
@@ -40,6 +41,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
         site: gives the path of the module that runs, and which call of it.
         real: run everything on real tensors, where meta does not do.
     """
+
+    supports_higher_order_operators = True  # `cond`, `flex_attention`: what they run is recorded
 
     def __init__(self, site: Callable[[], tuple[str, int]], *, real: bool = False) -> None:
         super().__init__()
@@ -116,6 +119,8 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
     ) -> Any:
         """Take a composite operation apart, or run and record one."""
         kwargs = kwargs or {}
+        if isinstance(func, HigherOrderOperator):
+            return self._run_body(func, args, kwargs)
         if schema.composite(func):
             with self:
                 result = func.decompose(*args, **kwargs)
@@ -124,6 +129,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
         if self.paused:
             return func(*args, **kwargs)
         bound = schema.bind(func, args, kwargs)
+        self._refuse_nested(bound)
         read = [self.index_of(t) for t in _tensors(bound)]
         if schema.reshapes_in_place(func):
             return self._reshape(func, bound, read)
@@ -134,8 +140,28 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
         except Exception as error:
             self.failure = (self.site()[0], schema.recorded_name(func), error)
             raise
+        self._refuse_nested(result)
         self._write_down(func, bound, read, result, known=known, draws=draws)
         return _returned(func, bound, result)
+
+    def _run_body(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Record what an operation on functions runs."""
+        try:
+            with self:
+                return schema.body(func)(*args, **kwargs)
+        except Exception as error:
+            self.failure = self.failure or (self.site()[0], func.name(), error)
+            raise
+
+    def _refuse_nested(self, tree: Any) -> None:
+        """Nested tensors have no sizes that could be written down."""
+        if any(t.is_nested for t in _tensors(tree)):
+            raise TraceError(
+                f"trace(model): {self.site()[0] or 'the model itself'}",
+                expected="tensors with one size along each axis",
+                got="a nested tensor",
+                fix="plan with the padded form of the same input: the weights are the same",
+            )
 
     def _run(self, func: Any, bound: dict[str, Any], known: bool) -> tuple[Any, bool]:
         """The result, real if its content is wanted, and whether it is known."""
@@ -266,7 +292,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[misc]
         draws: bool,
     ) -> None:
         """Make the node of an operation that ran, and the values of its results."""
-        targets = [t for name in schema.written(func) for t in _tensors(bound[name])]
+        targets = [t for name in schema.targets(func) for t in _tensors(bound[name])]
         made = targets or _tensors(result)
         if not made or (not targets and all(self.memory.placed(t) for t in made)):
             return
@@ -460,7 +486,7 @@ def _is_meta(item: Any) -> bool:
 
 def _returned(func: Any, bound: dict[str, Any], result: Any) -> Any:
     """What the caller gets: from an operation in place, the very tensors that it wrote."""
-    targets = [t for name in schema.written(func) for t in _tensors(bound[name])]
+    targets = [t for name in schema.targets(func) for t in _tensors(bound[name])]
     if not targets or not func._schema.returns:
         return result
     return targets[0] if len(func._schema.returns) == 1 else tuple(targets)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 import torch
+from torch._C import DispatchKey
 
 aten = torch.ops.aten
 
@@ -13,7 +15,7 @@ _RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
 # Composite operations that say more whole than in parts; all others are taken apart.
 _WHOLE = frozenset(
     [
-        *("linear", "matmul", "scaled_dot_product_attention", "bilinear", "prelu", "log_sigmoid"),
+        *("linear", "matmul", "scaled_dot_product_attention", "bilinear", "log_sigmoid"),
         "_pad_circular",
         *("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"),
         *("layer_norm", "group_norm", "batch_norm", "instance_norm", "rms_norm"),
@@ -27,7 +29,7 @@ _WHOLE = frozenset(
 )
 # Pointwise, though torch does not tag them so.
 _POINTWISE = frozenset(
-    ["prelu", "_prelu_kernel", "hardswish", "log_sigmoid", "_to_copy", "copy", "fill", "where"]
+    ["_prelu_kernel", "hardswish", "log_sigmoid", "_to_copy", "copy", "fill", "where"]
 )
 # The elements of the operand in a new tensor.
 _COPIES = frozenset({"clone", "_to_copy", "_unsafe_view", "pixel_shuffle", "channel_shuffle"})
@@ -70,10 +72,32 @@ def composite(func: Any) -> bool:
     return bool(made_of_others) and short_name(func) not in _WHOLE
 
 
+def body(func: Any) -> Callable[..., Any]:
+    """What an operation on functions (`cond`, `flex_attention`) runs in eager mode."""
+    if func is torch.ops.higher_order.cond:
+        return _branch
+    kernel = func.py_kernels.get(DispatchKey.CompositeExplicitAutograd)
+    if kernel is None:
+        raise NotImplementedError(f"{func.name()} has no form in operations on tensors")
+    return kernel  # type: ignore[no-any-return]
+
+
+def _branch(pred: Any, true: Callable[..., Any], false: Callable[..., Any], operands: Any) -> Any:
+    """`torch.cond`, whose own form wants to run below every mode."""
+    return true(*operands) if pred else false(*operands)
+
+
 @cache
 def written(func: Any) -> tuple[str, ...]:
     """Names of the arguments that the operation writes."""
     return tuple(a.name for a in func._schema.arguments if a.alias_info and a.alias_info.is_write)
+
+
+@cache
+def targets(func: Any) -> tuple[str, ...]:
+    """Names of the written arguments that are its results; the noise of rrelu is none of them."""
+    fresh = any(r.alias_info is None for r in func._schema.returns)
+    return () if fresh else written(func)
 
 
 @cache

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import inspect
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -18,7 +17,7 @@ from torch.utils._pytree import tree_flatten_with_path, tree_leaves, tree_map
 from fanin.errors import ArgumentTypeError, TraceError
 from fanin.signal.graph import Graph, Parameter, Parametrization
 from fanin.signal.spec import Spec
-from fanin.torch.calling import distribution_parameters
+from fanin.torch.calling import distribution_parameters, parameters_of
 from fanin.torch.tracing.memory import plain
 from fanin.torch.tracing.modules import (
     Named,
@@ -119,7 +118,8 @@ class _Pass:
                     result = self.model(*args, **kwargs)
                 outputs = tuple(self.recorder.index_of(t) for t in _tensors(result))
         except Exception as error:
-            raise self._failed(error, real=real) from error
+            failed = self._failed(error, real=real)
+            raise failed from (None if failed is error else error)
         return self._graph(inputs, outputs)
 
     def _adopt(self, named: Named) -> None:
@@ -204,8 +204,7 @@ class _Pass:
         numpy_has_it = tensor.dtype not in (torch.bfloat16, torch.float16)
         if tensor.numel() > _KEPT_DATA and not (numpy_has_it and tensor.device.type == "cpu"):
             return None
-        tensor = tensor.detach().resolve_conj().resolve_neg().cpu()
-        array: NDArray[Any] = (tensor if numpy_has_it else tensor.float()).numpy()
+        array: NDArray[Any] = (tensor if numpy_has_it else tensor.float()).numpy(force=True)
         return array
 
     def _parametrizations(self) -> Iterator[Parametrization]:
@@ -219,6 +218,8 @@ class _Pass:
 
     def _failed(self, error: Exception, *, real: bool) -> TraceError:
         """The error of a pass that did not run to its end: where, which operation, what to do."""
+        if isinstance(error, TraceError):
+            return error
         path, op = self._place(error)
         what = f"{op}: {error}" if op else f"{type(error).__name__}: {error}"
         fix = "run the model on these inputs by itself to see the whole traceback"
@@ -296,17 +297,9 @@ def _arguments(model: nn.Module, inputs: Inputs) -> tuple[tuple[Any, ...], dict[
     return (inputs,), {}
 
 
-def _signature(model: nn.Module) -> Sequence[inspect.Parameter]:
-    """The arguments of the forward pass; none are known of a model that `torch.jit` traced."""
-    try:
-        return tuple(inspect.signature(model.forward).parameters.values())
-    except ValueError:
-        return ()
-
-
 def _takes(model: nn.Module, inputs: Mapping[str, Any]) -> bool:
     """Whether the model's forward takes these names as keyword arguments."""
-    parameters = _signature(model)
+    parameters = parameters_of(model)
     if any(p.kind is p.VAR_KEYWORD for p in parameters):
         return True
     return set(inputs) <= {p.name for p in parameters if p.kind is not p.POSITIONAL_ONLY}
@@ -314,7 +307,7 @@ def _takes(model: nn.Module, inputs: Mapping[str, Any]) -> bool:
 
 def _input_names(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[str]:
     """A name for each tensor among the arguments, from the signature and the place inside."""
-    signature = [p.name for p in _signature(model)]
+    signature = [p.name for p in parameters_of(model)]
     found = []
     for place, leaf in tree_flatten_with_path((args, kwargs))[0]:
         if _is_tensor(leaf):
