@@ -487,3 +487,39 @@ def test_what_cannot_be_measured_is_one_clear_line(
     with pytest.raises(error) as caught:
         measure(build(), inputs, loss)  # type: ignore[operator]
     assert str(caught.value) == message
+
+
+def test_a_checkpointed_activation_is_measured_as_without() -> None:
+    """Torch counts what a checkpoint saves: 2 tensors here, and 3 with a look at the slope."""
+    from torch.utils.checkpoint import checkpoint
+
+    class Saved(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = nn.Linear(16, 16)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return checkpoint(lambda t: torch.tanh(self.fc(t)), x, use_reentrant=False)
+
+    torch.manual_seed(0)
+    model, x = Saved(), torch.randn(32, 16)
+    rows = measure(model, x).layers
+    plain = measure(nn.Sequential(model.fc, nn.Tanh()), x).layers
+    assert [r.kind for r in rows] == ["linear", "activation"]
+    for found, wanted in zip(rows, plain, strict=True):
+        assert found.second_moment == wanted.second_moment
+
+
+def test_complex_weights_have_a_gradient() -> None:
+    class Spectrum(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(9, dtype=torch.complex64))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.fft.irfft(torch.fft.rfft(x) * self.weight, n=16)
+
+    measured = measure(Spectrum(), torch.randn(32, 16))
+    held = measured.weights["weight"]
+    assert held.gradient is not None
+    assert 0 < held.gradient < math.inf

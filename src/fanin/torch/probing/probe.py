@@ -258,11 +258,12 @@ class Probe(TorchFunctionMode):  # type: ignore[misc]
         return base if count == 1 else f"{base}#{count}"
 
 
-def _keep(row: Row) -> Callable[[torch.Tensor], None]:
-    """A hook that keeps the sum of squares of the gradient it sees."""
+def _keep(row: Row) -> Callable[[torch.Tensor | None], None]:
+    """A hook that keeps the sum of squares of the gradient it sees, if an operation gives one."""
 
-    def hook(gradient: torch.Tensor) -> None:
-        row.square_sum = square_sum(gradient.detach())
+    def hook(gradient: torch.Tensor | None) -> None:
+        if gradient is not None:
+            row.square_sum = square_sum(gradient.detach())
 
     return hook
 

@@ -67,6 +67,8 @@ def moments(tensor: torch.Tensor, table: torch.Tensor | None) -> torch.Tensor:
 
 def square_sum(tensor: torch.Tensor) -> torch.Tensor:
     """The sum of squares in float64, with no float64 copy of a large tensor on a CPU."""
+    if tensor.is_complex():
+        tensor = torch.view_as_real(tensor.resolve_conj())
     if tensor.is_cuda or tensor.dtype == torch.float64 or tensor.numel() <= VALUES:
         return torch.linalg.vector_norm(tensor, dtype=torch.float64).square()
     if tensor.dtype == torch.float32 and tensor.is_contiguous():
