@@ -141,3 +141,16 @@ def test_a_running_maximum_is_planned_step_by_step() -> None:
     assert [note for note in plan.notes if "taken as" in note] == []
     # an average of values of variance 1 over those seen so far
     assert 1 / 24 < (1 / 16) / plan["1.weight"].std ** 2 <= 1
+
+
+@pytest.mark.parametrize("number", [0, 1, 2 + 1j])
+def test_a_complex_weight_of_one_number(number: complex) -> None:
+    class Spectrum(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.full((9,), number, dtype=torch.complex64))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.fft.irfft(torch.fft.rfft(x) * self.weight, n=16)
+
+    assert len(planned(Spectrum()).left_alone) == 1

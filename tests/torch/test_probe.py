@@ -514,12 +514,14 @@ def test_complex_weights_have_a_gradient() -> None:
     class Spectrum(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.weight = nn.Parameter(torch.ones(9, dtype=torch.complex64))
+            self.weight = nn.Parameter(torch.full((9,), 2 + 1j))
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return torch.fft.irfft(torch.fft.rfft(x) * self.weight, n=16)
 
     measured = measure(Spectrum(), torch.randn(32, 16))
     held = measured.weights["weight"]
+    assert held.second_moment == pytest.approx(5)
+    assert not held.equal_rows
     assert held.gradient is not None
     assert 0 < held.gradient < math.inf

@@ -124,13 +124,14 @@ def _untouchable(tensor: torch.Tensor) -> str | None:
 def _constant(tensor: torch.Tensor) -> float | None:
     """The one number that a tensor holds, or None."""
     plain = type(tensor) in (torch.Tensor, nn.Parameter) and unwritable(tensor) is None
-    if not plain or (tensor.numel() == 1 and float(tensor.detach().item()) not in (0.0, 1.0)):
+    if not plain or (tensor.numel() == 1 and tensor.detach().item() not in (0.0, 1.0)):
         return None
     flat = tensor.detach().reshape(-1) if tensor.is_contiguous() else tensor.detach()
     first = flat.reshape(-1)[:1]
     glance = flat[:_GLANCE] if tensor.is_contiguous() else flat
     if bool((glance == first).all()) and bool((flat == first).all()):
-        return float(first.item())
+        number = complex(first.item())
+        return number.real if number.imag == 0 else None
     return None
 
 

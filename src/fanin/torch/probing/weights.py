@@ -28,7 +28,8 @@ def weights(model: nn.Module, squares: Mapping[str, float]) -> dict[str, Weight]
 def _weight(name: str, parameter: nn.Parameter, gradient: float | None) -> Weight:
     values = local(parameter)
     size = max(values.numel(), 1)
-    real = values if values.is_floating_point() else values.float()
+    parts = torch.view_as_real(values.resolve_conj()) if values.is_complex() else values
+    real = parts if parts.is_floating_point() else parts.float()  # |w|^2 has both squares
     second = float(square_sum(real)) / size
     return Weight(
         name,
@@ -38,7 +39,7 @@ def _weight(name: str, parameter: nn.Parameter, gradient: float | None) -> Weigh
         float(real.mean()) if values.numel() else 0.0,
         second,
         not math.isfinite(second),
-        equal_rows(real),
+        equal_rows(values),
         gradient,
     )
 
