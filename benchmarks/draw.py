@@ -1,6 +1,6 @@
 """The speed of the draws beside torch's, in one process, as ratios of medians.
 
-Run: python benchmarks/draw.py [--write] [--clock wall] [--repeats 5] [--only SECTION]
+Run: python -m benchmarks.draw [--write] [--clock wall] [--repeats 5] [--only SECTION]
 Sections: elementwise, orthogonal, plan, memory. Both sides of a ratio are timed in turn, after the
 kernels are compiled; the whole takes less than ten minutes. `--write` keeps the result under
 results/ and, if all sections ran, puts the table into docs/draw.md. On a machine that others use,
@@ -22,6 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from benchmarks.record import record
 from torch import nn
 
 import fanin
@@ -29,7 +30,6 @@ from fanin import draw
 from fanin.planning.plan import Plan
 from fanin.planning.plan import Row as Planned
 from fanin.torch.writing.write import write_
-from record import record
 
 # What, beside what, on how many threads, how many times as fast, and the goal.
 Row = tuple[str, str, int, float, float | None]

@@ -1,6 +1,6 @@
 """Statistics of the draws at 10^8 elements, as z-scores against the exact distribution.
 
-Run: python benchmarks/draw_statistics.py [elements] [--write]   (minutes at the default 10^8)
+Run: python -m benchmarks.draw_statistics [elements] [--write]   (minutes at the default 10^8)
 With --write the table goes to benchmarks/results/, with the date, the machine and the versions.
 """
 
@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
+from benchmarks.record import record
 from scipy import special, stats
 
 from fanin import draw
-from record import record
 
 CHUNK = 2**22
 LAGS = (1, 2, 3, 4, 5, 8, 64, 256, 1024, 2048)

@@ -1,6 +1,6 @@
 """Ways to take the mean out of plain convolutions with zero padding, side by side.
 
-Run: python benchmarks/padding.py [--write] [--depth 40] [--channels 32] [--size 12]
+Run: python -m benchmarks.padding [--write] [--depth 40] [--channels 32] [--size 12]
 3x3 convolutions, shaped for the depth, N(0, 1) inputs. Cells: variance of the pre-activation over
 s^2 at the last layer, in the middle and at a corner of the image / norm of the weight gradient of
 layer 2 to that of the last but one. Wanted: 1, 1 / 1.
@@ -15,11 +15,11 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from benchmarks.record import record
 from torch import Tensor
 
 from fanin.theory import rules
 from fanin.theory.rules.layer import LayerRule
-from record import record
 
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "relu": F.relu,
@@ -118,7 +118,7 @@ def main() -> None:
     depth, c, n = options.depth, options.channels, options.size
     torch.set_num_threads(1)
     lines = [
-        f"`python benchmarks/padding.py --depth {depth} --channels {c} --size {n} --seeds "
+        f"`python -m benchmarks.padding --depth {depth} --channels {c} --size {n} --seeds "
         f"{options.seeds}`: {' '.join(__doc__.split('Cells: ')[1].split())}",
         "",
         "| | " + " | ".join(ACTIVATIONS) + " |",

@@ -1,4 +1,4 @@
-"""Time of the shaped solver: `OMP_NUM_THREADS=1 python benchmarks/shaped.py`.
+"""Time of the shaped solver: `OMP_NUM_THREADS=1 python -m benchmarks.shaped`.
 
 Every registered activation by name, and callables that the library cannot recognise, each made
 anew, at depths 2 to 1000. CPU time, so that other processes count little; the ratio is to one pass

@@ -1,6 +1,6 @@
 """What initialisers do to signal and gradient of a plain network before the first step.
 
-Run: python benchmarks/signal_at_start.py [--write] [--seeds 5] [--rows LSUV,He] [--activations elu]
+Run: python -m benchmarks.signal_at_start [--write] [--seeds 5] [--rows LSUV,He] [--activations elu]
 30 linear layers of width 256, an activation after all but the last, N(0, 1) inputs and a fixed
 N(0, 1) cotangent, float32, one thread. DKS and TAT put a transformed activation into the network;
 every other row leaves it as it is. Needs the extra `benchmarks`.
@@ -20,12 +20,12 @@ from functools import cache
 import numpy as np
 import torch
 import torch.nn.functional as F
+from benchmarks.activations import ACTIVATIONS
+from benchmarks.record import record
 from torch import Tensor, nn
 
 import fanin
-from activations import ACTIVATIONS
 from fanin.errors import FaninError
-from record import record
 
 LAYERS, WIDTH, BATCH = 30, 256, 512
 PROBED = 128  # examples that initialisers which measure are given
@@ -232,7 +232,7 @@ def main() -> None:
     torch.set_num_threads(1)
     names = options.activations.split(",")
     lines = [
-        f"`python benchmarks/signal_at_start.py {' '.join(sys.argv[1:])}`. Cells: output to input "
+        f"`python -m benchmarks.signal_at_start {' '.join(sys.argv[1:])}`. Cells: output to input "
         "second moment / norm of the weight gradient of layer 2 to layer 29 / the same of layers 1 "
         "and 30, whose scales differ by nature / cosine of two outputs. Geometric means over "
         f"{options.seeds} seeds, of the cosine the arithmetic mean. Bold: the first two within "

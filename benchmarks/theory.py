@@ -1,4 +1,4 @@
-"""Time of moments, by name and by callable: `OMP_NUM_THREADS=1 python benchmarks/theory.py`.
+"""Time of moments, by name and by callable: `OMP_NUM_THREADS=1 python -m benchmarks.theory`.
 
 "cold" makes the activation, finds its breaks and integrates; "warm" integrates at a new variance.
 CPU time, so that other processes do not count; the ratio is to one pass of tanh over 1000 numbers.

@@ -2,49 +2,29 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
-import sys
-from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 from scipy import stats
 
+from benchmarks import draw_statistics
 from fanin import draw
 from fanin.errors import ArgumentError, ArgumentTypeError
-
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
-
-@pytest.fixture(scope="module")
-def statistics() -> ModuleType:
-    """The script whose table at 10^8 draws is kept under benchmarks/results."""
-    sys.path.insert(0, str(BENCHMARKS))
-    try:
-        spec = importlib.util.spec_from_file_location("s", BENCHMARKS / "draw_statistics.py")
-        assert spec is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules["s"] = module
-        spec.loader.exec_module(module)
-        return module
-    finally:
-        sys.path.remove(str(BENCHMARKS))
 
 
 # Bounds: with s scores of a standard normal, one beyond 4.5 has probability 7e-6 s < 0.1 %.
 @pytest.mark.parametrize("name", ["normal", "uniform", "truncated normal", "rademacher"])
-def test_moments_tails_and_independence(statistics: ModuleType, name: str) -> None:
-    scores = statistics.scores(*statistics.cases()[name], 2**20)
+def test_moments_tails_and_independence(name: str) -> None:
+    scores = draw_statistics.scores(*draw_statistics.cases()[name], 2**20)
     assert max(scores.values(), key=abs) < 4.5
     assert min(scores.values()) > -4.5
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["normal", "uniform", "truncated normal", "rademacher"])
-def test_moments_tails_and_independence_at_length(statistics: ModuleType, name: str) -> None:
-    scores = statistics.scores(*statistics.cases()[name], 10**8)
+def test_moments_tails_and_independence_at_length(name: str) -> None:
+    scores = draw_statistics.scores(*draw_statistics.cases()[name], 10**8)
     assert max(abs(z) for z in scores.values()) < 4.5
 
 
