@@ -12,7 +12,7 @@ import pytest
 import torch
 from benchmarks.activations import ACTIVATIONS
 from benchmarks.trainability import __main__ as command
-from benchmarks.trainability import climb, language, measure, report, run, table
+from benchmarks.trainability import language, measure, report, run, table
 from benchmarks.trainability.cells import PLAIN, SETS, Cell, quick
 from benchmarks.trainability.convolutional import Conv, Stacked
 from benchmarks.trainability.networks import Plain, stacked
@@ -49,39 +49,6 @@ def test_the_full_set_is_the_whole_product() -> None:
                 if ("plain", data, optimiser, seeds) == (c.family, c.data, c.optimiser, c.seeds)
             }
             assert found >= set(itertools.product(ACTIVATIONS, (10, 20, 50, 100, 200), PLAIN))
-
-
-def test_the_climb_leaves_out_what_failed_below_and_where_the_first_seed_failed() -> None:
-    def cell(start: str, depth: int, *seeds: int) -> Cell:
-        return Cell("plain", "relu", depth, start, seeds=seeds)
-
-    well, ill = ({"rate": 0.1, "final": [x], "curves": [[x]]} for x in (0.9, 0.7))
-    known = {
-        cell("he", 10, 0): well,
-        cell("he", 20, 0): ill,
-        cell("xavier", 10, 0): well,
-        cell("xavier", 20, 0): well,
-        cell("dks", 10, 0): {"unsupported": "no root"},
-    }
-    asked = [cell(s, d, *seeds) for s in ("he", "xavier", "dks") for d in (10, 20, 50)
-             for seeds in ((0,), (0, 1))]  # fmt: skip
-    assert [c for c in climb.due(asked, known) if c not in known] == [
-        cell("he", 10, 0, 1),
-        cell("xavier", 10, 0, 1),
-        cell("xavier", 20, 0, 1),
-        cell("xavier", 50, 0),
-        cell("xavier", 50, 0, 1),  # unless the first seed fails
-        cell("dks", 20, 0),
-        cell("dks", 20, 0, 1),
-        cell("dks", 50, 0),
-        cell("dks", 50, 0, 1),
-    ]
-    assert climb.due([cell("xavier", 50, 0, 1)], {**known, cell("xavier", 50, 0): ill}) == []
-
-
-def test_stages_of_the_climb_do_not_rule_each_other_out() -> None:
-    for stage in climb.stages(SETS["full"]()):
-        assert len({(c.depth, c.seeds) for c in stage}) == 1
 
 
 def test_the_quick_set_takes_less_than_15_minutes_on_two_cores_by_count() -> None:

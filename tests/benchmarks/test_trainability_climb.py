@@ -11,9 +11,9 @@ import pytest
 from benchmarks.activations import ACTIVATIONS
 from benchmarks.trainability import __main__ as command
 from benchmarks.trainability import climb, run
-from benchmarks.trainability.cells import DEPTHS, PLAIN, QUICK_RATES, SETS, Cell
+from benchmarks.trainability.cells import DEPTHS, PLAIN, RATES, SETS, Cell, plain
 
-TALL = Cell("plain", "tanh", 200, "he", rates=QUICK_RATES, seeds=(0,))
+TALL = Cell("plain", "tanh", 200, "he", rates=RATES, seeds=(0,))
 TRAINS = {"fanin": 200, "he": 20, "xavier": 0}
 """The deepest network that the trainer of these tests brings to the bar, by start."""
 
@@ -27,16 +27,59 @@ def at(depth: int, start: str = "he") -> Cell:
     return replace(TALL, depth=depth, start=start)
 
 
-def test_the_climb_is_every_start_activation_and_depth_shallow_first() -> None:
+def test_a_grid_is_every_start_activation_and_depth_shallow_first() -> None:
+    cells = list(plain())
+    assert len(cells) == len(set(cells)) == len(PLAIN) * len(ACTIVATIONS) * len(DEPTHS)
+    assert [c.start for c in cells[:: len(ACTIVATIONS)]][:3] == ["fanin", "torch default", "he"]
+    assert [depth for depth, _ in itertools.groupby(c.depth for c in cells)] == list(DEPTHS)
+
+
+def test_the_climb_is_every_grid_with_one_seed_and_with_all_of_them() -> None:
     cells = list(SETS["climb"]())
-    assert len(cells) == len(set(cells)) == 3 * len(PLAIN) * len(ACTIVATIONS) * len(DEPTHS)
-    first = next(climb.stages(cells))
-    assert {c.depth for c in first} == {10}
-    assert [c.start for c in first[:: len(ACTIVATIONS)]][:3] == ["fanin", "torch default", "he"]
-    order = [(c.data, c.optimiser, c.depth) for c in cells if c.start == "he"]
-    kinds = [("mnist", "sgd"), ("fashion-mnist", "sgd"), ("mnist", "adam")]
-    wanted = [(*kind, depth) for kind, depth in itertools.product(kinds, DEPTHS)]
-    assert list(dict.fromkeys(order)) == wanted
+    one, three = ([c for c in cells if len(c.seeds) == n] for n in (1, 3))
+    assert len(cells) == len(set(cells)) == len(one) + len(three)
+    assert {c.first for c in three} == set(one)
+    kinds = itertools.product(("mnist", "fashion-mnist"), ("sgd", "adam"))
+    for data, optimiser in kinds:
+        grid = set(plain(data, optimiser))
+        assert grid <= set(three)
+        depths = [
+            c.depth for c in one if (c.family, c.data, c.optimiser) == ("plain", data, optimiser)
+        ]
+        assert depths == sorted(depths)
+
+
+def test_the_climb_leaves_out_what_failed_below_and_where_the_first_seed_failed() -> None:
+    def cell(start: str, depth: int, *seeds: int) -> Cell:
+        return Cell("plain", "relu", depth, start, seeds=seeds)
+
+    well, ill = ({"rate": 0.1, "final": [x], "curves": [[x]]} for x in (0.9, 0.7))
+    known = {
+        cell("he", 10, 0): well,
+        cell("he", 20, 0): ill,
+        cell("xavier", 10, 0): well,
+        cell("xavier", 20, 0): well,
+        cell("dks", 10, 0): {"unsupported": "no root"},
+    }
+    asked = [cell(s, d, *seeds) for s in ("he", "xavier", "dks") for d in (10, 20, 50)
+             for seeds in ((0,), (0, 1))]  # fmt: skip
+    assert [c for c in climb.due(asked, known) if c not in known] == [
+        cell("he", 10, 0, 1),
+        cell("xavier", 10, 0, 1),
+        cell("xavier", 20, 0, 1),
+        cell("xavier", 50, 0),
+        cell("xavier", 50, 0, 1),  # unless the first seed fails
+        cell("dks", 20, 0),
+        cell("dks", 20, 0, 1),
+        cell("dks", 50, 0),
+        cell("dks", 50, 0, 1),
+    ]
+    assert climb.due([cell("xavier", 50, 0, 1)], {**known, cell("xavier", 50, 0): ill}) == []
+
+
+def test_stages_of_the_climb_do_not_rule_each_other_out() -> None:
+    for stage in climb.stages(SETS["full"]()):
+        assert len({(c.depth, c.seeds) for c in stage}) == 1
 
 
 def test_a_start_that_failed_is_not_tried_deeper() -> None:
@@ -56,7 +99,7 @@ def trained(tmp_path: Path, monkeypatch: Any) -> list[Cell]:
     """The cells that a trainer which knows the answer was asked for."""
     asked: list[Cell] = []
 
-    def one(cell: Cell) -> Any:
+    def one(cell: Cell, first: Any) -> Any:
         asked.append(cell)
         return cell.facts, result(cell)
 
