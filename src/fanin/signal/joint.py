@@ -30,8 +30,7 @@ def sample(table: Table, generator: np.random.Generator, count: int | None = Non
     for a in range(k):
         same, differ = parts.take(0, a), parts.take(1, a)
         parts = np.stack([differ, same - differ], a)
-    parts = np.maximum(parts, 0.0)
-    parts = np.asarray(parts)
+    parts = np.asarray(np.maximum(parts, 0.0))
     parts[(0,) * k] = max(parts[(0,) * k] - flat.average**2, 0.0)
     lead = () if count is None else (count,)
     x = np.zeros((*lead, *table.factors))

@@ -69,6 +69,7 @@ def _runs(graph: Graph) -> Runs:
     for node in graph.nodes:
         own = frozenset[int]().union(*(found[i][1] for i in node.inputs))
         read = tuple(found[i][0] for i in node.inputs)
+        # A value prints as %n; which values are read is in `read`.
         constants = [(k, "%" if "%" in repr(v) else repr(v)) for k, v in node.args.items()]
         for place, index in enumerate(node.outputs):
             made = node.op, repr(constants), read, place

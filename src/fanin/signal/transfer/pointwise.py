@@ -528,7 +528,7 @@ def _drawn_slope(call: Call, states: Sequence[State], place: int) -> Table:
     return Table(factors.dims, average.mean, average.pairs)
 
 
-# --- operations that are functions of one tensor although they draw or compare --------------------
+# --- casts ---------------------------------------------------------------------------------------
 
 
 @forward("_to_copy")
