@@ -79,3 +79,55 @@ def test_a_mixing_layer_is_planned_without_doubts() -> None:
     plan = fanin.plan(model, fanin.spec((4, STEPS, WIDTH)))
     assert not any("taken as N(0, 1)" in note for note in plan.notes)
     assert plan["outer.weight"].std < plan["inner.weight"].std / 8  # 240 terms are in each sum
+
+
+class Spectrogram(Mixing):
+    """The same with nothing between the first layer and the transform, which so is Gaussian."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.outer(self.transform(self.inner(x)))  # type: ignore[operator]
+
+
+SPECTRA = {
+    "magnitude": lambda x: torch.fft.rfft(x, dim=1).abs(),
+    "power": lambda x: torch.fft.rfft(x, dim=1).abs() ** 2,
+    "logarithm": lambda x: torch.log1p(torch.fft.fft(x, dim=1).abs()),
+    "turned": lambda x: torch.fft.rfft(x.transpose(1, 2)).transpose(1, 2).abs() ** 2,
+}
+
+
+@pytest.mark.parametrize("name", sorted(SPECTRA))
+def test_the_modulus_of_a_spectrum(name: str) -> None:
+    torch.manual_seed(0)
+    found = simulate(Spectrogram(SPECTRA[name]), (12, STEPS, WIDTH), draws=60)
+    assert found.forward("linear").agrees(), found.forward("linear")
+    # The slope of a power is z itself, which holds 1 / width of each input: 2 / width squared.
+    for weight in ("inner.weight", "outer.weight"):
+        assert found.gradient(weight).agrees(share=0.05 + 2 / WIDTH), (weight, name)
+
+
+def test_moments_of_a_modulus() -> None:
+    """Complex: E|z| = sqrt(pi s) / 2, E|z|^4 = 2 s^2; real, at 0 and half: half normal, 3 s^2."""
+
+    class Spectrum(nn.Module):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            size = torch.fft.rfft(x).abs()
+            return size, size**2
+
+    graph = trace(Spectrum(), fanin.spec((4, 16)))
+    states = propagate(graph, {}).states
+    size, power = (states[index].table for index in graph.outputs)
+    real, s = np.isin(np.arange(9), (0, 8)), 16.0
+    mean = np.where(real, (2 * s / np.pi) ** 0.5, (np.pi * s) ** 0.5 / 2)
+    assert np.broadcast_to(size.mean, (1, 9))[0] == pytest.approx(mean, rel=2e-5)
+    fourth = np.where(real, 3.0, 2.0) * s**2
+    assert np.broadcast_to(power.same, (1, 9))[0] == pytest.approx(fourth, rel=1e-6)
+
+
+def test_other_functions_of_complex_numbers_are_assumptions() -> None:
+    class Phase(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.fft.fft(x).angle()
+
+    graph = trace(Phase(), fanin.spec((4, 16)))
+    assert propagate(graph, {})[graph.outputs[0]].how.startswith("assumed")

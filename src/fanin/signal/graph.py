@@ -85,7 +85,12 @@ class Value:
     @property
     def floating(self) -> bool:
         """Whether the elements are real (or complex) numbers."""
-        return self.dtype.startswith(("float", "bfloat", "complex"))
+        return self.dtype.startswith(("float", "bfloat")) or self.complex
+
+    @property
+    def complex(self) -> bool:
+        """Whether the elements are complex numbers."""
+        return self.dtype.startswith("complex")
 
     def __str__(self) -> str:
         return f"%{self.index}: {self.dtype}[{', '.join(map(str, self.shape))}]"

@@ -252,7 +252,7 @@ def step(graph: Graph, node: Node, states: Mapping[int, State]) -> list[State]:
     known = _computed(call)
     if known is not None:
         return known
-    rule = forward_rule(node)
+    rule = forward_rule(call)
     found = rule(call) if rule is not None else sampled(call)
     made = [found] if isinstance(found, State) else list(found)
     made += [
@@ -278,16 +278,22 @@ def _kept(call: Call) -> bool:
     return first.size > 0 and first.shape == call.shape
 
 
-def forward_rule(node: Node) -> Forward | None:
+def forward_rule(call: Call) -> Forward | None:
     """The forward rule of an operation; None where it is sampled."""
-    short = node.op.split(".", 1)[1]
-    rule = FORWARD.get(short) or FORWARD.get(node.name)
-    return rule or (pointwise if node.pointwise else None)
+    rule = next((FORWARD[name] for name in _names(call) if name in FORWARD), None)
+    return rule or (pointwise if call.node.pointwise else None)
 
 
-def backward_rule(node: Node) -> Backward | None:
+def backward_rule(call: Call) -> Backward | None:
     """The backward rule of an operation; None where it is elementwise or sampled."""
-    return BACKWARD.get(node.op.split(".", 1)[1]) or BACKWARD.get(node.name)
+    return next((BACKWARD[name] for name in _names(call) if name in BACKWARD), None)
+
+
+def _names(call: Call) -> tuple[str, ...]:
+    """What the rules of an operation may stand under, the most specific first."""
+    node, operands = call.node, call.graph.operands(call.node)
+    plain = (node.op.split(".", 1)[1], node.name)
+    return (f"{node.name}.complex", *plain) if operands and operands[0].complex else plain
 
 
 def _computed(call: Call) -> list[State] | None:
@@ -392,7 +398,7 @@ def _sent_back(
 ) -> Iterator[tuple[int, Term]]:
     """The parts of the gradient that a node sends to its inputs."""
     node = call.node
-    rule = backward_rule(node)
+    rule = backward_rule(call)
     if rule is None and node.pointwise:
         yield from pointwise_back(call, arriving[0])
     elif rule is passed_on:

@@ -11,6 +11,7 @@ from fanin.signal.transfer import (
     loss,
     mask,
     maxima,
+    modulus,
     norm,
     pointwise,
     pool,
@@ -25,6 +26,6 @@ from fanin.signal.transfer.call import BACKWARD, FORWARD, Call, backward, forwar
 __all__ = ["BACKWARD", "FORWARD", "Call", "backward", "forward"]
 
 _FAMILIES = (
-    attention, convolution, embedding, fourier, linear, loss, mask, maxima, norm, pointwise, pool,
-    random, recurrent, reduce, sampled, shape,
+    attention, convolution, embedding, fourier, linear, loss, mask, maxima, modulus, norm,
+    pointwise, pool, random, recurrent, reduce, sampled, shape,
 )  # fmt: skip

@@ -119,7 +119,10 @@ def total(terms: Sequence[Term]) -> Table:
 
 
 def forward(*names: str) -> Callable[[Forward], Forward]:
-    """Register the forward rule of operations by name ("linear", or "add.Tensor" with overload)."""
+    """Register the forward rule of operations by name.
+
+    "linear", or "add.Tensor" with the overload, or "abs.complex" for complex numbers alone.
+    """
 
     def register(rule: Forward) -> Forward:
         FORWARD.update(dict.fromkeys(names, rule))

@@ -125,7 +125,7 @@ def _of_real(call: Call) -> bool:
     source = graph.producer(call.node.inputs[0])
     copied = source is not None and source.name == "_to_copy"
     index = source.inputs[0] if source is not None and copied else call.node.inputs[0]
-    return not graph.values[index].dtype.startswith("complex")
+    return not graph.values[index].complex
 
 
 @forward("_fft_c2r")
@@ -155,8 +155,8 @@ def _back_to_real_back(call: Call, grads: Sequence[Table | None]) -> Gradients:
 def _parts(call: Call) -> State:
     """Real and imaginary part: alike, but where the transform of a real tensor is real."""
     x = call.first
-    share = _shares(call)
-    opened = _laid(x.table.unsqueeze(len(x.shape)), x.shape).own(len(x.shape))
+    share = real_shares(call)
+    opened = laid(x.table.unsqueeze(len(x.shape)), x.shape).own(len(x.shape))
     mean, same, differ, _, _ = opened._parts(len(x.shape))
     zero = np.zeros_like(differ)
     table = opened._with(len(x.shape), 2, mean * np.array([1.0, 0.0]), same * share, zero)
@@ -169,19 +169,22 @@ def _parts_back(call: Call, grads: Sequence[Table | None]) -> Gradients:
     (g,) = grads
     assert g is not None
     n = len(call.first.shape)
-    opened = _laid(g, call.first.shape).own(n)
+    opened = laid(g, call.first.shape).own(n)
     mean, same, differ, _, _ = opened._parts(n)
-    g = opened._with(n, 2, 0 * mean, 2 * same * _shares(call), 0 * differ)
+    g = opened._with(n, 2, 0 * mean, 2 * same * real_shares(call), 0 * differ)
     yield call.node.inputs[0], _joined(g)
 
 
-def _laid(table: Table, shape: Sequence[int]) -> Table:
-    """The table with one factor for each dimension but the last."""
-    return table.refactored([*((n,) if n > 1 else () for n in shape), table.dims[-1]])
+def laid(table: Table, shape: Sequence[int]) -> Table:
+    """The table with one factor for each dimension of `shape`; dimensions behind them stay."""
+    return table.refactored([*((n,) if n > 1 else () for n in shape), *table.dims[len(shape) :]])
 
 
-def _shares(call: Call) -> np.ndarray:
-    """Shares of the two parts in each element, as a profile of its factors and, last, the parts."""
+def real_shares(call: Call) -> np.ndarray:
+    """Shares of the two parts in each element, as a profile of its factors and, last, the parts.
+
+    Half each, but for the elements that are real numbers.
+    """
     shape = call.first.shape
     real = np.full(shape, 0.5)
     real[_real_places(call, shape)] = 1.0
@@ -195,16 +198,20 @@ def _shares(call: Call) -> np.ndarray:
 def _real_places(call: Call, shape: tuple[int, ...]) -> tuple[np.ndarray, ...] | tuple[()]:
     """Where a chain of transforms of a real tensor is real: 0 or half of n along each of them."""
     graph, index, dims = call.graph, call.node.inputs[0], list[tuple[int, int]]()
-    while graph.values[index].dtype.startswith("complex"):
+    place = list(range(len(shape)))  # where a dimension of what is looked at ends up
+    while graph.values[index].complex:
         node = graph.producer(index)
         scaled = node is not None and node.pointwise and len(node.inputs) == 1
         if node is None or not (
-            scaled or node.name in ("_fft_c2c", "_fft_r2c", "_to_copy", "_conj")
+            scaled or node.name in ("_fft_c2c", "_fft_r2c", "_to_copy", "_conj", "transpose")
         ):
             return (np.zeros(0, dtype=int),) * len(shape)
         if "fft" in node.name:
             sizes = graph.values[node.inputs[0]].shape
-            dims += [(d % len(sizes), sizes[d]) for d in node["dim"]]
+            dims += [(place[d % len(sizes)], sizes[d]) for d in node["dim"]]
+        if node.name == "transpose":
+            a, b = (node[name] % len(place) for name in ("dim0", "dim1"))
+            place[a], place[b] = place[b], place[a]
         index = node.inputs[0]
     places = [np.arange(n) for n in shape]
     for d, n in dims:

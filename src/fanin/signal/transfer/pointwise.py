@@ -141,6 +141,8 @@ def _of_one(call: Call, state: State, place: int, numbers: dict[int, float]) -> 
         if np.isfinite(points).all() and call.node.get("rounding_mode") is None:
             return affine(state, float(points[1] - points[0]), float(points[0]), call.token())
     found = applied(state, function, call.token())
+    if call.graph.values[call.node.inputs[place]].complex:
+        found = replace(found, how=f"{ASSUMED}: real numbers")
     if not state.size or not call.output().floating:
         return found
 
