@@ -68,7 +68,7 @@ class DataError(FaninError, OSError):
 
 
 class TraceError(FaninError, RuntimeError):
-    """A model could not be traced."""
+    """A model does not run on these inputs, or could not be traced."""
 
 
 class PlanError(FaninError, ValueError):

@@ -247,6 +247,6 @@ def test_inputs_that_the_model_cannot_take(here: Path, capsys: pytest.CaptureFix
     assert main(["check", "their_models:small", "--input", "8,9"]) == 2
     error = capsys.readouterr().err
     assert error.startswith(
-        "fanin check --input: expected inputs that Sequential takes, got RuntimeError: "
+        "fanin check: check(model): 0: expected a forward pass that runs, got RuntimeError: "
     )
     assert len(error.strip().splitlines()) == 1

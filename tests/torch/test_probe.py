@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fanin.errors import ArgumentError, ArgumentTypeError, UninitializedError
+from fanin.errors import ArgumentError, ArgumentTypeError, TraceError, UninitializedError
 from fanin.signal.spec import spec
 from fanin.torch.probing.measure import layers, measure
 from fanin.torch.probing.measurement import Measurement
@@ -200,6 +200,26 @@ def test_forms_of_inputs_and_outputs(inputs: str) -> None:
     measured = measure(Nested() if inputs == "nested" else Two(), given)
     assert [r.name for r in measured.layers] == ["a", "b", "add", "a#2", "b#2"]
     assert all(w.gradient for w in measured.weights.values())
+
+
+@pytest.mark.parametrize(
+    ("inputs", "reason"),
+    [
+        (torch.ones(4, 7), "mat1 and mat2 shapes cannot be multiplied"),
+        (torch.ones(4, 8, dtype=torch.float64), "mat1 and mat2 must have the same dtype"),
+    ],
+)
+def test_a_model_that_does_not_run_is_one_line_that_says_where(
+    inputs: torch.Tensor, reason: str
+) -> None:
+    model = nn.Sequential(nn.Identity(), nn.Sequential(nn.Linear(8, 4)))
+    with pytest.raises(TraceError) as caught:
+        measure(model, inputs)
+    assert str(caught.value).startswith(
+        f"check(model): 1.0: expected a forward pass that runs, got RuntimeError: {reason}"
+    )
+    assert isinstance(caught.value.__cause__, RuntimeError)
+    assert not model[1][0]._forward_hooks
 
 
 def test_a_compiled_model_is_measured_as_the_original_and_says_so() -> None:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from fanin.cli.model import add_model_arguments, build, finish, inputs_of, running
+from fanin.cli.model import add_model_arguments, build, finish, inputs_of
 from fanin.errors import ArgumentError
 
 FILES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
@@ -42,8 +42,7 @@ def run(arguments: argparse.Namespace) -> int:
     with recording():
         model = build(arguments.model, where="fanin audit")
     inputs = inputs_of(arguments.input, where="fanin audit")
-    with running(model, where="fanin audit"):
-        report = audit(model, inputs=inputs, rules=rules, ignore=arguments.ignore)
+    report = audit(model, inputs=inputs, rules=rules, ignore=arguments.ignore)
     return finish(report, arguments)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from fanin.cli.model import add_model_arguments, build, finish, inputs_of, running
+from fanin.cli.model import add_model_arguments, build, finish, inputs_of
 from fanin.errors import ArgumentError
 
 
@@ -29,12 +29,11 @@ def run(arguments: argparse.Namespace) -> int:
     if inputs is None:
         raise ArgumentError("fanin check --input", expected="a shape", got="none")
     model = build(arguments.model, where="fanin check")
-    with running(model, where="fanin check"):
-        report = check(
-            model,
-            inputs,
-            arguments.loss,
-            predicted=arguments.predict,
-            ignore=arguments.ignore,
-        )
+    report = check(
+        model,
+        inputs,
+        arguments.loss,
+        predicted=arguments.predict,
+        ignore=arguments.ignore,
+    )
     return finish(report, arguments)

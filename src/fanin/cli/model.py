@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import re
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from fanin.cli.load import load
-from fanin.errors import ArgumentError, FaninError
+from fanin.errors import ArgumentError
 from fanin.signal.spec import Spec, spec
 
 if TYPE_CHECKING:
@@ -53,22 +51,6 @@ def build(reference: str, *, where: str) -> Any:
             got=f"{type(model).__name__} from {reference}",
         )
     return model
-
-
-@contextlib.contextmanager
-def running(model: Any, *, where: str) -> Iterator[None]:
-    """What the user's model raises, such as for inputs of another shape, in one line."""
-    try:
-        yield
-    except FaninError:
-        raise
-    except Exception as error:
-        reason = (str(error).strip() or "no message").splitlines()[0]
-        raise ArgumentError(
-            f"{where} --input",
-            expected=f"inputs that {type(model).__name__} takes",
-            got=f"{type(error).__name__}: {reason}",
-        ) from error
 
 
 def inputs_of(texts: list[str] | None, *, where: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -10,7 +11,13 @@ import torch
 from torch import nn
 from torch.distributions import Distribution
 
-from fanin.errors import ArgumentError, ArgumentTypeError, UninitializedError
+from fanin.errors import (
+    ArgumentError,
+    ArgumentTypeError,
+    FaninError,
+    TraceError,
+    UninitializedError,
+)
 from fanin.signal.spec import Spec
 
 SEED = 0x66616E696E
@@ -114,6 +121,42 @@ def call(model: nn.Module, inputs: Any) -> Any:
     if isinstance(inputs, tuple | list):
         return model(inputs) if len(parameters) == 1 < len(inputs) else model(*inputs)
     return model(inputs)
+
+
+@contextlib.contextmanager
+def running(model: nn.Module, where: str) -> Iterator[None]:
+    """What the model's forward raises, such as for inputs of another shape, as a TraceError."""
+    try:
+        yield
+    except FaninError:
+        raise
+    except Exception as error:
+        what = f"{type(error).__name__}: {error}"
+        raise does_not_run(
+            f"{where}: {module_of(model, error) or 'the model itself'}", what
+        ) from error
+
+
+def does_not_run(where: str, what: str, fix: str = "") -> TraceError:
+    """The error of a forward pass that did not run to its end."""
+    fix = fix or "run the model on these inputs by itself to see the whole traceback"
+    return TraceError(where, expected="a forward pass that runs", got=_line(what), fix=fix)
+
+
+def module_of(model: nn.Module, error: Exception) -> str:
+    """The path of the innermost module that an error came through; empty for the model itself."""
+    paths = {id(module): path for path, module in model.named_modules()}
+    path, step = "", error.__traceback__
+    while step is not None:
+        path = paths.get(id(step.tb_frame.f_locals.get("self")), path)
+        step = step.tb_next
+    return path
+
+
+def _line(text: str) -> str:
+    """The first line of a message, cut to a bearable length."""
+    first = text.strip().splitlines()[0] if text.strip() else "no message"
+    return first if len(first) <= 300 else first[:300] + "..."
 
 
 def named_tensors(value: Any, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:

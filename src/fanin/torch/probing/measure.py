@@ -18,6 +18,7 @@ from fanin.torch.calling import (
     named_tensors,
     realise,
     refuse_unready,
+    running,
     unwrap,
 )
 from fanin.torch.probing import losses
@@ -55,7 +56,8 @@ def measure(
 
     Raises:
         UninitializedError: a lazy, meta or size-0 tensor.
-        ArgumentError: the inputs do not fit the model's `forward`.
+        ArgumentError: the inputs are keywords that `forward` does not have.
+        TraceError: the model does not run on these inputs.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 2))
@@ -78,7 +80,7 @@ def measure(
         batch = tensors[0][1].shape[0] if tensors[0][1].dim() else 1
         _prepare(inner, batch, notes)
         probe = Probe(inner, batch, [t for _, t in tensors])
-        with probe:
+        with running(inner, "check(model)"), probe:
             outputs = call(inner, given)
         run = _Backward(inner, probe, given, outputs, loss, targets, prior)
         gradients = run.backward()

@@ -17,7 +17,12 @@ from torch.utils._pytree import tree_flatten_with_path, tree_leaves, tree_map
 from fanin.errors import ArgumentTypeError, TraceError
 from fanin.signal.graph import Graph, Parameter, Parametrization
 from fanin.signal.spec import Spec
-from fanin.torch.calling import distribution_parameters, parameters_of
+from fanin.torch.calling import (
+    distribution_parameters,
+    does_not_run,
+    module_of,
+    parameters_of,
+)
 from fanin.torch.tracing.memory import plain
 from fanin.torch.tracing.modules import (
     Named,
@@ -220,28 +225,18 @@ class _Pass:
         """The error of a pass that did not run to its end: where, which operation, what to do."""
         if isinstance(error, TraceError):
             return error
-        path, op = self._place(error)
-        what = f"{op}: {error}" if op else f"{type(error).__name__}: {error}"
-        fix = "run the model on these inputs by itself to see the whole traceback"
-        if self.strange:
-            fix = f"forward has no argument {self.strange!r}, so that it got the whole dict"
+        path, op = module_of(self.model, error), ""
+        if self.recorder.failure is not None and self.recorder.failure[2] is error:
+            path, op, _ = self.recorder.failure
+        where = f"trace(model): {path or 'the model itself'}"
+        what, fix = f"{op or type(error).__name__}: {error}", ""
         if isinstance(error, NeedsDataError) or (
             isinstance(error, NotImplementedError) and not real
         ):
             fix = "give a model with real weights: meta tensors have no content"
-        where = f"trace(model): {path or 'the model itself'}"
-        return TraceError(where, expected="a forward pass that runs", got=_line(what), fix=fix)
-
-    def _place(self, error: Exception) -> tuple[str, str]:
-        """The module and the operation where an error came from."""
-        if self.recorder.failure is not None and self.recorder.failure[2] is error:
-            return self.recorder.failure[:2]
-        paths = {id(module): path for path, module in self.model.named_modules()}
-        path, step = "", error.__traceback__
-        while step is not None:
-            path = paths.get(id(step.tb_frame.f_locals.get("self")), path)
-            step = step.tb_next
-        return path, ""
+        elif self.strange:
+            fix = f"forward has no argument {self.strange!r}, so that it got the whole dict"
+        return does_not_run(where, what, fix)
 
 
 @contextlib.contextmanager
@@ -363,9 +358,3 @@ def _tensors(result: Any) -> Iterator[torch.Tensor]:
             yield from _tensors([getattr(leaf, f.name) for f in dataclasses.fields(leaf)])
         elif isinstance(leaf, Distribution):
             yield from _tensors(distribution_parameters(leaf))
-
-
-def _line(text: str) -> str:
-    """The first line of a message, cut to a bearable length."""
-    first = text.strip().splitlines()[0] if text.strip() else "no message"
-    return first if len(first) <= 300 else first[:300] + "..."
