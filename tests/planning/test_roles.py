@@ -13,6 +13,7 @@ import fanin
 from fanin.planning.flow import Flow
 from fanin.planning.roles import Scene
 from fanin.planning.ruled import branch_share
+from fanin.planning.streams import Streams
 from fanin.torch.tracing.trace import trace
 
 
@@ -100,7 +101,7 @@ def test_residual_convolutions(norm: bool) -> None:
 
 def test_what_ends_a_branch_is_in_a_stream_of_branches(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where it is no member of the branch, so that no share is over 0 branches."""
-    monkeypatch.setattr(Flow, "members", lambda *_: [])
+    monkeypatch.setattr(Streams, "members", lambda *_: [])
     model, x = net.resnet(3, norm=False), fanin.spec((2, 3, 12, 12))
     ends = [w for w in scene(model, x).weights.values() if w.end is not None]
     assert [branch_share(w)[0] for w in ends] == [1 / 3] * 3
@@ -121,7 +122,7 @@ def test_scales_behind_a_branch() -> None:
 
 def test_a_gated_recurrence_has_no_residual_branch() -> None:
     found = scene(net.GatedRecurrence(), fanin.spec((3, 4, 8)))
-    assert found.flow.joins == ()
+    assert found.flow.streams.joins == ()
 
 
 def test_a_state_space_keeps_its_special_tensors_apart() -> None:
@@ -205,7 +206,7 @@ class MultiQuery(nn.Module):
 
 def test_rows_of_a_fused_projection_are_followed_where_the_indices_are_known() -> None:
     """Those of a list never reach the trace: then all rows are meant."""
-    read = scene(MultiQuery(), fanin.spec((2, 5, 16))).flow.projections["fused.weight"]
+    read = scene(MultiQuery(), fanin.spec((2, 5, 16))).flow.heads.projections["fused.weight"]
     found = {p.part: (p.first, p.last) for p in read}
     assert found == {"query": (0, 16), "key": (16, 24), "value": (0, 32)}
 

@@ -19,7 +19,8 @@ from typing import NamedTuple
 
 from scipy.optimize import brentq
 
-from fanin.planning.flow import MERGES, Flow, Join
+from fanin.planning.flow import MERGES, Flow
+from fanin.planning.streams import Join
 from fanin.signal.fuse import Function
 from fanin.signal.graph import Node
 
@@ -89,7 +90,7 @@ class Slopes:
     @cached_property
     def _joins(self) -> dict[int, Join]:
         """The residual sums by the value that they make."""
-        return {join.node.outputs[0]: join for join in self.flow.joins}
+        return {join.node.outputs[0]: join for join in self.flow.streams.joins}
 
     def _step(self, node: Node, value: int) -> _Step | None:
         """The rule for one value; None where it starts anew."""
@@ -100,7 +101,7 @@ class Slopes:
             data = self._read.get(value)
             return None if data is None else _Step(value, ((data, 1.0),))
         if (join := self._joins.get(value)) is not None:
-            n = flow.branches(join.stream)
+            n = flow.streams.branches(join.stream)
             return _Step(value, ((join.skip, n / (n + 1)), (join.branch, 1 / (n + 1))))
         function = flow.function(value)
         if not function.trivial:

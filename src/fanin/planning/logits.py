@@ -46,7 +46,7 @@ def per_unit(flow: Flow, attention: Attention) -> float | None:
     Returns:
         None where queries or keys are normalised, whose size is not that of their weights.
     """
-    query, key, _ = flow.operands(attention)
+    query, key, _ = flow.heads.operands(attention)
     width = flow.graph.values[query].shape[-1]
     before = [_factor_before(flow, index) for index in (query, key)]
     if None in before:
@@ -57,8 +57,8 @@ def per_unit(flow: Flow, attention: Attention) -> float | None:
 
 def _readers(flow: Flow, attention: Attention) -> set[str]:
     """The weights that make an attention's queries and keys."""
-    query, key, _ = flow.operands(attention)
-    return {path for index in (query, key) for path, _, _ in flow.feeding(index)}
+    query, key, _ = flow.heads.operands(attention)
+    return {path for index in (query, key) for path, _, _ in flow.heads.feeding(index)}
 
 
 def _scale(flow: Flow, attention: Attention, width: int) -> float:

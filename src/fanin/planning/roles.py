@@ -9,8 +9,10 @@ from typing import Literal
 
 from fanin.planning.budget import Slopes
 from fanin.planning.fans import Fans
-from fanin.planning.flow import End, Flow, Join, Projection, Source
+from fanin.planning.flow import Flow, Source
+from fanin.planning.heads import Projection
 from fanin.planning.reading import Kind, Use
+from fanin.planning.streams import End, Join
 from fanin.signal.graph import Graph
 from fanin.signal.state import State
 
@@ -229,7 +231,7 @@ class Scene:
         if use.kind == "embedding":
             role = self._table(use)
         elif use.kind == "shift" or (use.kind == "other" and use.node.name in _LOOKED_UP):
-            logits = self._in_attention(use) or self.flow.biases_logits(use.output)
+            logits = self._in_attention(use) or self.flow.heads.biases_logits(use.output)
             role = "logit bias" if logits else "position"
         elif use.kind in ("recurrent", "bias", "norm scale", "norm shift"):
             role = use.kind
@@ -245,8 +247,8 @@ class Scene:
         flow = self.flow
         assert use.data is not None
         source = flow.source(use.data)
-        projections = flow.projections.get(path, ())
-        end = flow.ends.get(path)
+        projections = flow.heads.projections.get(path, ())
+        end = flow.streams.ends.get(path)
         outside = (end.join if end is not None else None, 0, 0)  # what ends a branch is in it
         join, block, inside = self._places.get(path, outside)
         parts = {p.part for p in projections}
@@ -259,7 +261,7 @@ class Scene:
             role = "query key value" if len(parts) > 1 else projections[0].part
         elif source.before == "input" and source.function is None:
             role = "input"
-        branches = flow.branches(join.stream) if join is not None else 0
+        branches = flow.streams.branches(join.stream) if join is not None else 0
         return Weight(
             path,
             names,
@@ -281,7 +283,7 @@ class Scene:
         assert use.data is not None
         if self.graph.values[use.data].varying:
             return "embedding"
-        return "logit bias" if self.flow.biases_logits(use.output) else "position"
+        return "logit bias" if self.flow.heads.biases_logits(use.output) else "position"
 
     def _written(self, use: Use) -> int:
         """The value that a weight or bias writes."""
@@ -297,10 +299,10 @@ class Scene:
         """For each matrix in a branch: the sum, its number in the stream, the branch's matrices."""
         found: dict[str, tuple[Join, int, int]] = {}
         counts: dict[int, int] = {}
-        for join in self.flow.joins:
+        for join in self.flow.streams.joins:
             block = counts.get(join.stream, 0)
             counts[join.stream] = block + 1
-            members = dict.fromkeys(self.flow.members(join))
+            members = dict.fromkeys(self.flow.streams.members(join))
             for path in members:
                 found.setdefault(path, (join, block, len(members)))
         return found
@@ -308,4 +310,6 @@ class Scene:
     @cached_property
     def _branch_scales(self) -> frozenset[int]:
         """Multiplications by a parameter on the way from a branch's end to its sum."""
-        return frozenset(i for join in self.flow.joins for i in self.flow.scales_of(join))
+        return frozenset(
+            i for join in self.flow.streams.joins for i in self.flow.streams.scales_of(join)
+        )

@@ -283,7 +283,7 @@ class _Solver:
                 for index in use.node.inputs:
                     if named(graph, index) == path:
                         uses.setdefault(use.node.index, []).append((path, index))
-        inside = self.scene.flow.inside_attention
+        inside = self.scene.flow.heads.inside
         for node in graph.nodes:
             if node.index in inside:
                 continue

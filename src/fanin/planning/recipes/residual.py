@@ -50,7 +50,7 @@ def _ends_branch(weight: Weight, scene: Scene) -> bool:
     """Whether a norm's result is the branch of a residual sum."""
     assert weight.use is not None
     origin = scene.graph.origin
-    ends = {origin(join.branch).index for join in scene.flow.joins}
+    ends = {origin(join.branch).index for join in scene.flow.streams.joins}
     return origin(weight.use.output).index in ends
 
 
@@ -124,14 +124,14 @@ class TFixup(Recipe):
 
 def layers_of(scene: Scene) -> tuple[int, int]:
     """Layers of the encoder and of the decoder; a stream alone is a decoder if it is causal."""
-    streams = sorted({join.stream for join in scene.flow.joins})
+    streams = sorted({join.stream for join in scene.flow.streams.joins})
     if not streams:
         return 0, 0
     crossing = [s for s in streams if reads_another_stream(scene, s)]
     if crossing:
-        encoder = sum(scene.flow.branches(s) // 2 for s in streams if s not in crossing)
-        return encoder, sum(scene.flow.branches(s) // 3 for s in crossing)
-    layers = sum(scene.flow.branches(s) // 2 for s in streams)
+        encoder = sum(scene.flow.streams.branches(s) // 2 for s in streams if s not in crossing)
+        return encoder, sum(scene.flow.streams.branches(s) // 3 for s in crossing)
+    layers = sum(scene.flow.streams.branches(s) // 2 for s in streams)
     nodes = (scene.graph.nodes[a.nodes[-1]] for a in scene.flow.attentions.values())
     causal = any(bool(node.get("is_causal")) for node in nodes)
     return (0, layers) if causal else (layers, 0)
@@ -139,8 +139,8 @@ def layers_of(scene: Scene) -> tuple[int, int]:
 
 def reads_another_stream(scene: Scene, stream: int) -> bool:
     """Whether a stream depends on the sums of another one without being built on them."""
-    joins = [join for join in scene.flow.joins if join.stream == stream]
-    others = [join.node.outputs[0] for join in scene.flow.joins if join.stream != stream]
+    joins = [join for join in scene.flow.streams.joins if join.stream == stream]
+    others = [join.node.outputs[0] for join in scene.flow.streams.joins if join.stream != stream]
     start = scene.flow.ancestors[joins[0].start]
     end = scene.flow.ancestors[joins[-1].node.outputs[0]]
     return any(end >> i & 1 and not start >> i & 1 for i in others)
