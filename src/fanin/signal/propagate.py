@@ -21,9 +21,10 @@ from fanin.signal.table import Table
 from fanin.signal.transfer import BACKWARD, FORWARD, Call
 from fanin.signal.transfer.call import Backward, Forward, Term, gathered, total
 from fanin.signal.transfer.linear import along_own
-from fanin.signal.transfer.pointwise import pointwise, pointwise_back
+from fanin.signal.transfer.pointwise import pointwise
 from fanin.signal.transfer.sampled import sampled, sampled_back
 from fanin.signal.transfer.shape import passed_on
+from fanin.signal.transfer.slopes import pointwise_back
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -23,9 +23,9 @@ from fanin.signal.transfer.call import (
 )
 from fanin.signal.transfer.causal import averaged, matmul, returned, transposed
 from fanin.signal.transfer.gram import deviations, spread
+from fanin.signal.transfer.laws import linear_in_z
 from fanin.signal.transfer.linear import outer
 from fanin.signal.transfer.mask import HIDDEN, SLIGHT, added
-from fanin.signal.transfer.pointwise import linear_in_z
 from fanin.signal.transfer.sampled import joint, sampled, sampled_back
 
 

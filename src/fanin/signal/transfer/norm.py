@@ -11,7 +11,7 @@ import numpy as np
 from fanin.signal.state import CLOSED, State
 from fanin.signal.table import Table, add, align, product
 from fanin.signal.transfer.call import Call, Gradients, amplitude, backward, forward, reduced_to
-from fanin.signal.transfer.pointwise import linear_in_z
+from fanin.signal.transfer.laws import linear_in_z
 
 _MOST = 0.5  # a group of fewer than 4 degrees of freedom has no mean gradient to speak of
 
