@@ -186,12 +186,16 @@ def climb() -> Iterator[Cell]:
 
     `climb.due` leaves out what a shallower network or the first seed has ruled out.
     """
-    grids = plain(), conv(), plain("fashion-mnist"), plain("mnist", "adam")
-    for cells in (itertools.chain(*grids), residual(), plain("fashion-mnist", "adam")):
+    most = plain(), conv(), plain("fashion-mnist"), plain("mnist", "adam")
+    rest = residual(), plain("fashion-mnist", "adam")
+    order = [
+        cell
+        for cells in (itertools.chain(*most), *rest)
         # Of two depths the greater costs as much as all that are less.
-        order = sorted(cells, key=lambda cell: max(cell.depth, 51))
-        yield from (cell.first for cell in order)
-        yield from order
+        for cell in sorted(cells, key=lambda cell: max(cell.depth, 51))
+    ]
+    yield from (cell.first for cell in order)
+    yield from order
 
 
 def full() -> Iterator[Cell]:
