@@ -152,6 +152,25 @@ def test_the_effective_weight_has_the_planned_std(wrap: object) -> None:
     assert all(name in kept or plan[name].values for name, _ in model.named_parameters())
 
 
+@pytest.mark.parametrize("wrap", [parametrizations.weight_norm, parametrizations.spectral_norm])
+def test_a_kept_parametrized_weight_counts_as_what_it_computes(wrap: object) -> None:
+    """What follows it is planned for the size of its signal, and nothing of it is touched."""
+    torch.manual_seed(0)
+    model = nn.Sequential(wrap(nn.Linear(64, 64)), nn.Tanh(), nn.Linear(64, 8))  # type: ignore[operator]
+    originals = model[0].parametrizations.weight
+    with torch.no_grad():
+        next(originals.parameters()).mul_(30)  # the size of a weight norm; a spectral norm has none
+    x, before = torch.randn(512, 64), state(model)
+    plan = fanin.plan(model, x, {"0.*": "keep", "*": "second_moment"})
+    assert same(model, before) == set(before)
+    assert not plan["0.weight"].values
+    hidden = model.eval()[:2](x)
+    wanted = (64 * hidden.detach().square().mean()) ** -0.5
+    assert plan["2.weight"].std == pytest.approx(wanted.item(), rel=0.05)
+    assert fanin.init_(model, x, {"0.*": "keep", "*": "second_moment"})["2.weight"].std
+    assert same(model, before) >= {name for name in before if name.startswith("0.")}
+
+
 def test_lazy_modules_are_written_at_their_first_forward() -> None:
     model = nn.Sequential(nn.LazyConv1d(32, 3), nn.ReLU(), nn.Flatten(), nn.LazyLinear(10))
     x = torch.randn(4, 8, 20)

@@ -177,7 +177,7 @@ class _Solver:
             following = self._bias(weight)
             if following is not None:
                 return following
-        if answer is not None and weight.path in self._of_fixed_scale:
+        if answer is not None and answer.values and weight.path in self._of_fixed_scale:
             answer = _at_fixed_scale(answer)
         if answer is not None:
             asked = answer.rule in ("given", LEFT_ALONE)
@@ -395,9 +395,11 @@ class _Solver:
     def _read(self, index: int, path: str, held: NDArray[Any]) -> State:
         """The state of a tensor that is left alone as an operation reads it: through its views."""
         graph = self.scene.graph
-        node = graph.producer(index)
+        node, value = graph.producer(index), graph.values[index]
+        if graph.parametrization(index) is not None:
+            return sweep.leaf(graph, replace(value, data=held), {}, {})
         if node is None:
-            return sweep.leaf(graph, graph.values[index], {path: held}, {})
+            return sweep.leaf(graph, value, {path: held}, {})
         read = {i: self._read(i, path, held) for i in node.inputs}
         return sweep.step(graph, node, read)[node.outputs.index(index)]
 

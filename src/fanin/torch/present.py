@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 
 from fanin.errors import ArgumentError, ArgumentTypeError
 from fanin.planning.names import near
@@ -44,13 +45,29 @@ def constants(model: nn.Module) -> dict[str, float]:
 
 
 class Held(Mapping[str, Any]):
-    """What the parameters and buffers of a model hold, as wide arrays made when asked for."""
+    """What the parameters and buffers of a model hold, as wide arrays made when asked for.
+
+    Of a parametrized weight what its parametrization computes.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         self._tensors = {n: t.tensor for t in named_tensors(model) for n in t.names}
+        self._computed = {
+            f"{path}.{name}" if path else name: computed
+            for path, module in model.named_modules()
+            if parametrize.is_parametrized(module)
+            for name, computed in module.parametrizations.items()
+        }
+
+    def _tensor(self, name: str) -> torch.Tensor:
+        if name not in self._computed:
+            return self._tensors[name]
+        with torch.no_grad():  # a copy: in training mode a spectral norm changes its buffers
+            found: torch.Tensor = copy.deepcopy(self._computed[name]).eval()()
+        return found
 
     def __getitem__(self, name: str) -> Any:
-        tensor = self._tensors[name]
+        tensor = self._tensor(name)
         readable = type(tensor) in (torch.Tensor, nn.Parameter, nn.Buffer) and not tensor.is_meta
         if is_lazy(tensor) or not readable or not 0 < tensor.numel() <= _READABLE:
             raise KeyError(name)
@@ -58,10 +75,10 @@ class Held(Mapping[str, Any]):
         return tensor.detach().to(wide).cpu().numpy()
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._tensors)
+        return iter((*self._tensors, *self._computed))
 
     def __len__(self) -> int:
-        return len(self._tensors)
+        return len(self._tensors) + len(self._computed)
 
 
 def present(model: nn.Module, only_missing: bool | Iterable[str]) -> dict[str, str]:
