@@ -273,6 +273,42 @@ def test_loaded_tensors_that_were_assigned_stay_too() -> None:
     assert same(model, before) == set(part)
 
 
+class Loaded(nn.Module):
+    """Layers whose resets write more than their own parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(16)
+        self.attention = nn.MultiheadAttention(16, 2, batch_first=True)
+        self.old = nn.utils.spectral_norm(nn.Linear(16, 16))
+        self.new = parametrizations.weight_norm(nn.Linear(16, 16))
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.norm(x)[:, None]
+        return self.head(self.new(self.old(self.attention(x, x, x)[0])))
+
+
+@pytest.mark.filterwarnings("ignore:.*spectral_norm.*:FutureWarning")
+@pytest.mark.parametrize("told", [True, False])
+def test_what_is_loaded_stays_wherever_a_reset_or_a_parametrization_reaches(told: bool) -> None:
+    """Statistics of a norm, a child's bias, a cached weight, what a weight is computed from."""
+    torch.manual_seed(0)
+    model, missing = Loaded(), ["head.weight", "head.bias"]
+    loaded = {
+        k: torch.rand_like(v) + 0.5 if v.is_floating_point() else v + 7
+        for k, v in model.state_dict().items()
+        if k not in missing
+    }
+    model.load_state_dict(loaded, strict=False)
+    before = state(model)
+    rng = torch.get_rng_state()
+    plan = fanin.init_(model, fanin.spec((4, 16)), only_missing=missing if told else True)
+    assert torch.equal(torch.get_rng_state(), rng)
+    assert same(model, before) == set(loaded)
+    assert plan["head.weight"].values is not None
+
+
 def test_marks_of_from_pretrained_decide_if_there_are_any() -> None:
     model = net.mlp(2, nn.ReLU())
     for name, parameter in model.named_parameters():

@@ -205,6 +205,10 @@ class _Solver:
         for name in (weight.path, *weight.names):
             if name in self.keep:
                 return self.keep[name]
+        for original, computed in self.scene.originals.items():
+            trained = self.scene.weights.get(original)  # not a buffer of the parametrization
+            if computed == weight.path and trained is not None and original in self.keep:
+                return f"{original}: {self.keep[original]}"
         if weight.path in self.scene.originals:
             return f"computes {self.scene.originals[weight.path]}, which is written through it"
         return None

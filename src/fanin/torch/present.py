@@ -167,22 +167,29 @@ def _resets(module: nn.Module) -> dict[str, int]:
     """How often the layer's default initialization writes each of its parameters."""
     reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
     own = dict(module.named_parameters(recurse=False))
-    if not callable(reset) or not own:
+    if not callable(reset) or not own or parametrize.is_parametrized(module):
         return {}
     if any(isinstance(p, nn.UninitializedParameter) for p in own.values()):
         return {}
-    twin = copy.copy(module)
-    twin._parameters = {
-        n: nn.Parameter(torch.empty_like(p, device="meta"), requires_grad=p.requires_grad)
-        if p is not None
-        else None
-        for n, p in module._parameters.items()
-    }
     try:
-        (getattr(twin, "reset_parameters", None) or twin._reset_parameters)()
+        with torch.random.fork_rng():
+            twin = _on_meta(module)
+            (getattr(twin, "reset_parameters", None) or twin._reset_parameters)()
     except Exception:  # a reset that needs more than meta tensors tells nothing
         return {}
     return {n: _version(p) for n, p in twin._parameters.items() if p is not None}
+
+
+def _on_meta(module: nn.Module) -> nn.Module:
+    """A copy that shares no tensor: a reset may write buffers, children and cached tensors too."""
+    held = [*module.parameters(), *module.buffers()]
+    held += [v for m in module.modules() for v in vars(m).values() if isinstance(v, torch.Tensor)]
+    memo: dict[int, Any] = {}
+    for tensor in held:
+        meta = torch.empty_like(tensor, device="meta")
+        own = isinstance(tensor, nn.Parameter)
+        memo[id(tensor)] = nn.Parameter(meta, requires_grad=tensor.requires_grad) if own else meta
+    return copy.deepcopy(module, memo)
 
 
 def _version(tensor: torch.Tensor) -> int:
