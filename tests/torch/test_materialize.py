@@ -525,3 +525,21 @@ def test_long_fills_show_their_progress(monkeypatch) -> None:
     for text in shown:
         assert "drawing weights [" in text
         assert "100% of 35" in text
+
+
+def test_what_is_loaded_stays_though_a_reset_would_write_it() -> None:
+    """Statistics beside a missing weight, and the bias of a child that its parent zeroes."""
+    with torch.device("meta"):
+        model = nn.Sequential(nn.MultiheadAttention(16, 2), nn.BatchNorm1d(16))
+    loaded = {
+        "0.out_proj.bias": torch.full((16,), 3.0),
+        "1.running_mean": torch.full((16,), 5.0),
+        "1.num_batches_tracked": torch.tensor(7),
+    }
+    model.load_state_dict({k: v.clone() for k, v in loaded.items()}, strict=False, assign=True)
+    sources = fanin.materialize_(model).sources
+    assert not sources.keys() & loaded.keys()
+    for name, tensor in model.state_dict().items():
+        assert not tensor.is_meta
+        assert name not in loaded or torch.equal(tensor, loaded[name])
+    assert model[1].running_var.eq(1).all()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -177,7 +177,8 @@ def materialize_(
     modules = dict(model.named_modules())
     weights = [w.renamed(rename or str) for w in computed(modules)]
     _check_patterns(plan, [t.name for t in tensors] + [w.name for w in weights])
-    sources = _fill(modules, slots, plan, device, seed, weights)
+    spared = [t.tensor for t in tensors if not local(t.tensor).is_meta]
+    sources = _fill(modules, slots, plan, device, seed, weights, spared)
     return Materialized(sources, seed, wrapper_notes(model))
 
 
@@ -329,6 +330,7 @@ def _fill(
     device: torch.device | str | None,
     seed: int,
     weights: list[Computed],
+    spared: Sequence[torch.Tensor] = (),
 ) -> dict[str, str]:
     """Allocate, fill, and see to it that nothing is left over; else all is as it was."""
     beside = _beside(weights, slots, plan)
@@ -340,7 +342,7 @@ def _fill(
             for slot in (*slots, *beside):
                 if device is not None:
                     slot.put(_allocated(slot.meta, device))
-            sources = _filled(modules, wanted, chosen, seed)
+            sources = _filled(modules, wanted, chosen, seed, spared)
             _refuse_missing([slot for slot in wanted if slot.name not in sources])
             tensors = {name: slot.tensor for slot in slots for name in slot.names}
             for slot in beside:
@@ -373,11 +375,15 @@ def _matches(name: str, patterns: Iterable[str]) -> bool:
 
 
 def _filled(
-    modules: Mapping[str, nn.Module], slots: list[Slot], chosen: Chosen, seed: int
+    modules: Mapping[str, nn.Module],
+    slots: list[Slot],
+    chosen: Chosen,
+    seed: int,
+    spared: Sequence[torch.Tensor],
 ) -> dict[str, str]:
     """Fill what can be filled, and say from where."""
     sources: dict[str, str] = {}
-    _fill_by_modules(modules, slots, chosen, seed, sources)
+    _fill_by_modules(modules, slots, chosen, seed, spared, sources)
     drawn = [slot for slot in slots if slot.name in chosen]
     with progress(sum(local(slot.tensor).numel() for slot in drawn)) as advance:
         for slot in drawn:
@@ -415,6 +421,7 @@ def _fill_by_modules(
     slots: list[Slot],
     chosen: Chosen,
     seed: int,
+    spared: Sequence[torch.Tensor],
     sources: dict[str, str],
 ) -> None:
     """What the modules themselves know of tensors that are not chosen, children before parents."""
@@ -433,7 +440,7 @@ def _fill_by_modules(
         own, method = owned.get(id(module), []), resetter(module)
         if own and method is not None:
             with plain(beside.get(id(module), {}), module):
-                reset(method, names, seed, canonical_name(path))
+                reset(method, names, seed, canonical_name(path), spared)
             for _, slot in own:
                 if not _poisoned(slot.tensor):
                     sources[slot.name] = f"{class_of(module)}.{method.__name__}"

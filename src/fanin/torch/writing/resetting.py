@@ -6,7 +6,7 @@ defaults, too, are the same on every number of ranks.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MethodType
 from typing import Any
 
@@ -34,7 +34,13 @@ def resetter(module: nn.Module) -> MethodType | None:
     return None
 
 
-def reset(method: MethodType, names: Mapping[str, torch.Tensor], seed: int, path: str) -> None:
+def reset(
+    method: MethodType,
+    names: Mapping[str, torch.Tensor],
+    seed: int,
+    path: str,
+    spared: Iterable[torch.Tensor] = (),
+) -> None:
     """Call a resetter; `normal_` and `uniform_` of whole tensors draw our streams.
 
     Args:
@@ -42,21 +48,26 @@ def reset(method: MethodType, names: Mapping[str, torch.Tensor], seed: int, path
         names: tensors of the model by their names.
         seed: of the streams.
         path: the module's place in the model.
+        spared: tensors that stay as they are, though the resetter may write them: statistics that
+            were loaded, a child's bias.
 
     Raises:
         NotCoveredError: it draws something else into a sharded tensor.
     """
     used = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    with torch.random.fork_rng(devices=list(used)), _Streams(names, seed), torch.no_grad():
+    with torch.random.fork_rng(devices=list(used)), _Streams(names, seed, spared), torch.no_grad():
         seed_devices(stream(seed, path or "model").key[0])
         method()
 
 
 class _Streams(TorchDispatchMode):  # type: ignore[misc]
-    """Redirects draws into known tensors."""
+    """Redirects draws into known tensors, and leaves out what would write others."""
 
-    def __init__(self, names: Mapping[str, torch.Tensor], seed: int) -> None:
+    def __init__(
+        self, names: Mapping[str, torch.Tensor], seed: int, spared: Iterable[torch.Tensor]
+    ) -> None:
         super().__init__()
+        self.spared = {_storage(t) for t in spared}
         self.names = {_place(t): name for name, t in names.items() if local(t).numel()}
         self.seed = seed
 
@@ -64,6 +75,9 @@ class _Streams(TorchDispatchMode):  # type: ignore[misc]
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         name, kwargs = func.overloadpacket.__name__, kwargs or {}
+        for written in _written(func, args, kwargs):
+            if _storage(written) in self.spared:
+                return written
         if name not in _DRAWN and not (name in _RANDOM and is_sharded(args[0])):
             return func(*args, **kwargs)
         if local(args[0]).numel() == 0:
@@ -87,6 +101,19 @@ def _drawn(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> draw.Dis
     given = dict(zip(keys, args, strict=False)) | kwargs
     first, second = float(given.get(keys[0], 0.0)), float(given.get(keys[1], 1.0))
     return draw.Normal(first, second) if name == "normal_" else draw.Uniform(first, second)
+
+
+def _written(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Iterable[torch.Tensor]:
+    """The tensors that an operation writes in place."""
+    for i, argument in enumerate(func._schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            value = args[i] if i < len(args) else kwargs.get(argument.name)
+            yield from (value,) if isinstance(value, torch.Tensor) else value or ()
+
+
+def _storage(tensor: torch.Tensor) -> int:
+    """The memory of a tensor, or of a rank's part of it."""
+    return int(local(tensor).untyped_storage().data_ptr())
 
 
 def _place(tensor: torch.Tensor) -> tuple[Any, ...]:
