@@ -543,3 +543,17 @@ def test_what_is_loaded_stays_though_a_reset_would_write_it() -> None:
         assert not tensor.is_meta
         assert name not in loaded or torch.equal(tensor, loaded[name])
     assert model[1].running_var.eq(1).all()
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_parent_s_reset_leaves_what_the_plan_gives_a_child(order: int) -> None:
+    """Frameworks go through the modules from either end."""
+    with torch.device("meta"):
+        model = nn.Sequential(nn.MultiheadAttention(16, 2))
+    add_reset_parameters_(model, {"0.out_proj.bias": draw.Constant(3.0)})
+    model.to_empty(device="cpu")
+    for module in list(model.modules())[::order]:
+        if hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+    assert model[0].out_proj.bias.eq(3.0).all()
+    assert model[0].in_proj_bias.eq(0.0).all()

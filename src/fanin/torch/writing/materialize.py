@@ -187,6 +187,8 @@ def fill_own_(
 ) -> None:
     """`materialize_` for the tensors of one module without its children.
 
+    Its reset may write its children too, as attentions do; not what the plan says of them.
+
     Args:
         module: the module; what belongs to a parametrization is filled with its layer.
         path: its path in the whole model.
@@ -203,7 +205,11 @@ def fill_own_(
         tensors += _tensors(lists, below)
         modules |= dict(lists.named_modules(prefix=below))
     slots = _slots(t for t in tensors if device is None or local(t.tensor).is_meta)
-    _fill(modules, slots, plan, device, seed, list(computed({path: module})))
+    below = (t for t in _tensors(module, path) if t.module is not module)
+    filled = _slots(t for t in below if not local(t.tensor).is_meta)
+    planned = _chosen(plan, filled)
+    spared = [slot.tensor for slot in filled if slot.name in planned]
+    _fill(modules, slots, plan, device, seed, list(computed({path: module})), spared)
 
 
 def _check_device(device: object) -> None:
