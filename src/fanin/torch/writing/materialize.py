@@ -205,8 +205,8 @@ def fill_own_(
         tensors += _tensors(lists, below)
         modules |= dict(lists.named_modules(prefix=below))
     slots = _slots(t for t in tensors if device is None or local(t.tensor).is_meta)
-    below = (t for t in _tensors(module, path) if t.module is not module)
-    filled = _slots(t for t in below if not local(t.tensor).is_meta)
+    children = (t for t in _tensors(module, path) if t.module is not module)
+    filled = _slots(t for t in children if not local(t.tensor).is_meta)
     planned = _chosen(plan, filled)
     spared = [slot.tensor for slot in filled if slot.name in planned]
     _fill(modules, slots, plan, device, seed, list(computed({path: module})), spared)
