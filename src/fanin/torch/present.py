@@ -154,8 +154,9 @@ def _constant(tensor: torch.Tensor) -> float | None:
 
 def _untouched(model: nn.Module) -> Iterator[tuple[str, torch.Tensor | None]]:
     """Each parameter of a known layer that was written as often as its own reset writes it."""
+    shadows = _shadows(model)
     for path, module in model.named_modules():
-        resets = _resets(module)
+        resets = _resets(module, shadows)
         for name, tensor in module.named_parameters(recurse=False):
             full = f"{path}.{name}" if path else name
             writes = resets.get(name)
@@ -163,33 +164,40 @@ def _untouched(model: nn.Module) -> Iterator[tuple[str, torch.Tensor | None]]:
             yield full, tensor if same else None
 
 
-def _resets(module: nn.Module) -> dict[str, int]:
-    """How often the layer's default initialization writes each of its parameters."""
+def _resets(module: nn.Module, shadows: Mapping[int, torch.Tensor]) -> dict[str, int]:
+    """How often the layer's default initialization writes each of its parameters.
+
+    It is tried on a copy that shares no tensor: it may write buffers and children as well.
+    """
     reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
     own = dict(module.named_parameters(recurse=False))
     if not callable(reset) or not own or parametrize.is_parametrized(module):
         return {}
     if any(isinstance(p, nn.UninitializedParameter) for p in own.values()):
         return {}
+    before = {name: _version(shadows[id(p)]) for name, p in own.items()}
     try:
         with torch.random.fork_rng():
-            twin = _on_meta(module)
+            twin = copy.deepcopy(module, dict(shadows))
             (getattr(twin, "reset_parameters", None) or twin._reset_parameters)()
     except Exception:  # a reset that needs more than meta tensors tells nothing
         return {}
-    return {n: _version(p) for n, p in twin._parameters.items() if p is not None}
+    after = {name: _version(p) for name, p in twin._parameters.items() if p is not None}
+    return {name: after[name] - count for name, count in before.items() if name in after}
 
 
-def _on_meta(module: nn.Module) -> nn.Module:
-    """A copy that shares no tensor: a reset may write buffers, children and cached tensors too."""
-    held = [*module.parameters(), *module.buffers()]
-    held += [v for m in module.modules() for v in vars(m).values() if isinstance(v, torch.Tensor)]
-    memo: dict[int, Any] = {}
-    for tensor in held:
+def _shadows(model: nn.Module) -> dict[int, torch.Tensor]:
+    """A meta tensor for every tensor of a model, cached ones included, by the tensor's id."""
+    found: dict[int, torch.Tensor] = {}
+    cached = (vars(module).values() for module in model.modules())
+    held = (t for values in cached for t in values if isinstance(t, torch.Tensor))
+    for tensor in (*model.parameters(), *model.buffers(), *held):
+        if isinstance(tensor, nn.parameter.UninitializedTensorMixin):
+            continue
         meta = torch.empty_like(tensor, device="meta")
         own = isinstance(tensor, nn.Parameter)
-        memo[id(tensor)] = nn.Parameter(meta, requires_grad=tensor.requires_grad) if own else meta
-    return copy.deepcopy(module, memo)
+        found[id(tensor)] = nn.Parameter(meta, requires_grad=tensor.requires_grad) if own else meta
+    return found
 
 
 def _version(tensor: torch.Tensor) -> int:
