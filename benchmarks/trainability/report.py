@@ -123,22 +123,24 @@ def depths(**wanted: str) -> Callable[[Results], str]:
 
 
 def steps(results: Results) -> str:
-    """Steps to the bar at depth 100, by activation and start: the mean of the seeds."""
+    """Steps to the bar at depth 100, by activation and start: mean and half the range of seeds."""
     by = _scores(results, family="plain", depth=100, data="mnist", optimiser="sgd")
     starts = [s for s in STARTS if any(key[1] == s and x for key, x in by.items())]
     rows = []
     for f in ACTIVATIONS:
-        row = []
-        for s in starts:
-            found = by.get((f, s))
-            if found is None:
-                row.append("")
-                continue
-            known = [x for x in found.steps if x is not None]
-            whole = len(known) == len(found.steps)
-            row.append(f"{sum(known) // len(known)}" if whole else "never")
+        row = [_steps(x) if (x := by.get((f, s))) else "" for s in starts]
         rows += [[f"`{f}`", *row]] if any(row) else []
     return markdown(["activation", *starts], rows)
+
+
+def _steps(found: Score) -> str:
+    """Steps to the bar; never, where a seed did not reach it."""
+    known = [x for x in found.steps if x is not None]
+    if len(known) < len(found.steps):
+        return "never"
+    half = (max(known) - min(known)) // 2
+    text = f"{sum(known) // len(known)}"
+    return f"{text} ± {half}" if len(known) > 1 else text
 
 
 def language(results: Results) -> str:

@@ -298,8 +298,9 @@ def test_tables_show_the_cell_with_most_seeds_and_the_best_in_bold() -> None:
     text = report.accuracy("plain", 100)(results)
     assert text.splitlines()[0] == "| activation | fanin | he |"
     assert text.splitlines()[2] == "| `sigmoid` | **88.0** ± 2.0 | 10.0 |"
-    assert "| 112 |" not in report.steps(results)
-    assert "| `sigmoid` | 56 | never |" in report.steps(results)
+    assert "| `sigmoid` | 56 ± 0 | never |" in report.steps(results)
+    results |= dict([made("xavier", [0.9, 0.9], [[0.9, 0.9], [0.1, 0.9]])])
+    assert "| `sigmoid` | 56 ± 0 | 84 ± 28 | never |" in report.steps(results)
     assert "1 of 1 run" in report.targets(results).splitlines()[2]
 
 
