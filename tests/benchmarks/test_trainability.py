@@ -331,7 +331,8 @@ def test_how_deep_says_the_deepest_of_the_deepest_that_was_run() -> None:
         "(xavier, `sigmoid`)."
     )
     assert report.depths(data="fashion-mnist")(results) == "No cells yet."
-    assert "trains deeper, on any activation: mnist, sgd | deeper on 0 of 1 run |" in report.targets(results)
+    bar = "trains deeper, on any activation: mnist, sgd | deeper on 0 of 1 run |"
+    assert bar in report.targets(results)
     deep, result = made("lsuv", [0.9], [[0.9]], depth=200)
     results[next(c for c in results if c.start == "fanin")] = made("fanin", [0.1], [[0.1]])[1]
     results[deep] = result
