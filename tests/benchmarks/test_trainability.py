@@ -210,14 +210,17 @@ def test_a_changed_start_is_stale(tmp_path: Path) -> None:
 
 
 def test_the_cost_of_a_plan_is_that_of_the_committed_cells() -> None:
-    kinds: dict[tuple[str, int, bool], list[tuple[float, float]]] = {}
-    for cell, result in run.Finished(Path("none"), tuple(RESULTS)).all().items():
+    """Within the factor of two that seconds of one kind of cell differ by, as the table notes."""
+    kinds: dict[tuple[str, int, bool, bool], list[tuple[float, float]]] = {}
+    known = run.Finished(Path("none"), tuple(RESULTS)).all()
+    for cell, result in known.items():
         if "seconds" in result and "unsupported" not in result and "ended" not in result:
-            kind = cell.family, cell.depth, "norm" in cell.start
-            kinds.setdefault(kind, []).append((result["seconds"], run.cost(cell)))
+            goes_on = len(cell.seeds) > 1 and cell.first in known
+            kind = cell.family, cell.depth, " norm" in cell.start, goes_on
+            kinds.setdefault(kind, []).append((result["seconds"], run.cost(cell, goes_on)))
     for kind, pairs in kinds.items():
         spent, planned = (sum(column) for column in zip(*pairs, strict=True))
-        assert 1 / 1.5 < planned / spent < 1.5, (kind, planned, spent)
+        assert 1 / 2 < planned / spent < 2, (kind, planned, spent)
 
 
 def test_a_fresh_run_trains_what_is_committed_and_says_both(
