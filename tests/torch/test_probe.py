@@ -222,6 +222,17 @@ def test_a_model_that_does_not_run_is_one_line_that_says_where(
     assert not model[1][0]._forward_hooks
 
 
+def test_a_backward_pass_that_does_not_run_is_one_line_too() -> None:
+    class InPlace(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = x.exp()
+            return y * 2 + y.add_(1)
+
+    model = nn.Sequential(nn.Linear(8, 4), InPlace())
+    with pytest.raises(TraceError, match=r"expected a backward pass that runs, got RuntimeError"):
+        measure(model, torch.randn(4, 8))
+
+
 def test_a_compiled_model_is_measured_as_the_original_and_says_so() -> None:
     net = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
     measured = measure(torch.compile(net), torch.randn(8, 8))

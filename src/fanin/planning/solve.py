@@ -177,9 +177,9 @@ class _Solver:
             following = self._bias(weight)
             if following is not None:
                 return following
-        if answer is not None and answer.values and weight.path in self._of_fixed_scale:
-            answer = _at_fixed_scale(answer)
         if answer is not None:
+            if answer.values is not None and weight.path in self._of_fixed_scale:
+                answer = _at_fixed_scale(answer)
             asked = answer.rule in ("given", LEFT_ALONE)
             present = None if asked else self._present(weight)
             return answer if present is None else Choice(LEFT_ALONE, present)

@@ -124,8 +124,8 @@ def call(model: nn.Module, inputs: Any) -> Any:
 
 
 @contextlib.contextmanager
-def running(model: nn.Module, where: str) -> Iterator[None]:
-    """What the model's forward raises, such as for inputs of another shape, as a TraceError."""
+def running(model: nn.Module, where: str, step: str = "forward") -> Iterator[None]:
+    """What a pass of the model raises, such as for inputs of another shape, as a TraceError."""
     try:
         yield
     except FaninError:
@@ -137,10 +137,10 @@ def running(model: nn.Module, where: str) -> Iterator[None]:
         ) from error
 
 
-def does_not_run(where: str, what: str, fix: str = "") -> TraceError:
-    """The error of a forward pass that did not run to its end."""
+def does_not_run(where: str, what: str, fix: str = "", step: str = "forward") -> TraceError:
+    """The error of a pass that did not run to its end."""
     fix = fix or "run the model on these inputs by itself to see the whole traceback"
-    return TraceError(where, expected="a forward pass that runs", got=_line(what), fix=fix)
+    return TraceError(where, expected=f"a {step} pass that runs", got=_line(what), fix=fix)
 
 
 def module_of(model: nn.Module, error: Exception) -> str:

@@ -117,7 +117,8 @@ def present(model: nn.Module, only_missing: bool | Iterable[str]) -> dict[str, s
     marked = {n for n, t in tensors.items() if getattr(t.tensor, "_is_hf_initialized", False)}
     if marked:
         return dict.fromkeys(marked, _FLAGS["_is_hf_initialized"])
-    fresh = {name for name, tensor in _untouched(model) if tensor is not None}
+    with torch.random.fork_rng():
+        fresh = {name for name, tensor in _untouched(model) if tensor is not None}
     reason = "written since it was built, or it cannot be told"
     return {n: reason for n in tensors if n not in fresh}
 
@@ -177,9 +178,8 @@ def _resets(module: nn.Module, shadows: Mapping[int, torch.Tensor]) -> dict[str,
         return {}
     before = {name: _version(shadows[id(p)]) for name, p in own.items()}
     try:
-        with torch.random.fork_rng():
-            twin = copy.deepcopy(module, dict(shadows))
-            (getattr(twin, "reset_parameters", None) or twin._reset_parameters)()
+        twin = copy.deepcopy(module, dict(shadows))
+        (getattr(twin, "reset_parameters", None) or twin._reset_parameters)()
     except Exception:  # a reset that needs more than meta tensors tells nothing
         return {}
     after = {name: _version(p) for name, p in twin._parameters.items() if p is not None}

@@ -83,7 +83,8 @@ def measure(
         with running(inner, "check(model)"), probe:
             outputs = call(inner, given)
         run = _Backward(inner, probe, given, outputs, loss, targets, prior)
-        gradients = run.backward()
+        with running(inner, "check(model)", "backward"):
+            gradients = run.backward()
         held = weights(inner, {n: float(mean_square(g)) for n, g in gradients.items()})
         zero = {name for name, w in held.items() if w.second_moment == 0}
         return Measurement(

@@ -67,7 +67,7 @@ class _Streams(TorchDispatchMode):  # type: ignore[misc]
         self, names: Mapping[str, torch.Tensor], seed: int, spared: Iterable[torch.Tensor]
     ) -> None:
         super().__init__()
-        self.spared = {_storage(t) for t in spared}
+        self.spared = {_storage(t) for t in spared if local(t).numel()}
         self.names = {_place(t): name for name, t in names.items() if local(t).numel()}
         self.seed = seed
 
