@@ -132,9 +132,8 @@ def running(model: nn.Module, where: str, step: str = "forward") -> Iterator[Non
         raise
     except Exception as error:
         what = f"{type(error).__name__}: {error}"
-        raise does_not_run(
-            f"{where}: {module_of(model, error) or 'the model itself'}", what
-        ) from error
+        place = f"{where}: {module_of(model, error) or 'the model itself'}"
+        raise does_not_run(place, what, step=step) from error
 
 
 def does_not_run(where: str, what: str, fix: str = "", step: str = "forward") -> TraceError:
